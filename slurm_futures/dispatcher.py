@@ -1,0 +1,377 @@
+"""What the polling thread does with what is submitted, and with what the agent says."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from slurm_futures.batch import Batch, CallsBatch, ScriptBatch, ScriptJob, Site
+from slurm_futures.batching import CallSet, Target, Windows
+from slurm_futures.connection import Connection, Recipe
+from slurm_futures.errors import ConnectionFailed, PythonVersionMismatch
+from slurm_futures.futures import JobFuture
+from slurm_futures.jobs import Jobs
+from slurm_futures.logincalls import LoginCalls
+from slurm_futures.outcomes import Entry, Group, Ledger
+from slurm_futures.tracking import Policy
+
+LOGGER = logging.getLogger('slurm_futures')
+
+Action = Callable[['BaseException | None'], None]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the polling thread starts from.
+
+    Attributes:
+        recipe: how to start an agent.
+        cwd: where calls run by default; None: in the work folder.
+        setup: shell lines of every job.
+        grace: seconds that an outcome may take to appear after its job's end.
+        polling_interval: seconds between two queries.
+        login_workers: calls on the login node at the same time.
+        share_sys_path: whether workers can use the client's module folders.
+    """
+
+    recipe: Recipe
+    cwd: str | None
+    setup: tuple[str, ...]
+    grace: float
+    polling_interval: float
+    login_workers: int
+    share_sys_path: bool
+
+
+class Dispatcher:
+    """Brings submissions to the agent, and what the agent says to whom it concerns.
+
+    Args:
+        plan: what to start from.
+        wake: ends the polling thread's wait; called from other threads.
+        is_pending: says whether a future has not been done with.
+        on_done: called with each future that is done.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        wake: Callable[[], None],
+        is_pending: Callable[[JobFuture[Any]], bool],
+        on_done: Callable[[JobFuture[Any]], None],
+    ) -> None:
+        self._plan = plan
+        self._is_pending = is_pending
+        self._on_done = on_done
+        self.connection = Connection(
+            plan.recipe, wake, self._on_hello, self._on_event, self._on_failure
+        )
+        self.ledger = Ledger(on_done)
+        self.jobs = Jobs(self.connection, self.ledger, self._launch, plan.polling_interval)
+        self.login = LoginCalls(self.connection, self.ledger, plan.login_workers, plan.grace)
+        self._windows = Windows()
+        self._numbers = itertools.count(1)
+        self._batches = itertools.count(1)
+        self._acks: list[str] = []
+        self._held: list[tuple[str, Action]] = []
+        self._versions: dict[str, str | None] = {}
+        self._policy: Policy | None = None
+        self._most_tasks = 1
+        self._unlaunched: list[CallSet | ScriptJob] = []
+        self.hello: Mapping[str, Any] | None = None
+        self.error: BaseException | None = None
+        self.saw_failure = False
+
+    # ---- what users ask for
+
+    def submit_call(
+        self, future: JobFuture[Any], target: Target, label: str, function: bytes, args: bytes
+    ) -> None:
+        """Run a function on the login node, or in a job together with others like it."""
+        if target.resources is None:
+            self._ready(
+                target.python_cmd or '',
+                lambda error: self._call_on_login(error, future, target, function, args),
+            )
+            return
+
+        def add(error: BaseException | None) -> None:
+            if self._wanted(future, error):
+                self._windows.add(target, label, (future, function, args))
+
+        self._ready(target.python_cmd or '', add)
+
+    def submit_set(self, calls: CallSet) -> None:
+        """Run the calls of a map."""
+        target = calls.target
+
+        def launch(error: BaseException | None) -> None:
+            if target.resources is None:
+                for future, index, args in calls.calls:
+                    self._call_on_login(error, future, target, calls.functions[index], args)
+                return
+            wanted = [call for call in calls.calls if self._wanted(call[0], error)]
+            if wanted:
+                self._launch(replace(calls, calls=wanted))
+
+        self._ready(target.python_cmd or '', launch)
+
+    def submit_script(self, job: ScriptJob) -> None:
+        """Queue a batch script."""
+
+        def launch(error: BaseException | None) -> None:
+            if self._wanted(job.future, error):
+                self._launch(job)
+
+        self._ready(None, launch)
+
+    def run_command(self, future: JobFuture[Any], header: Mapping[str, Any], body: bytes) -> None:
+        """Run a command on the login node."""
+
+        def run(error: BaseException | None) -> None:
+            if self._wanted(future, error):
+                cwd = header['cwd'] or self.default_cwd()
+                entry = self._entry(future, next(self._numbers), self.login)
+                self.login.submit(entry, dict(header, do_kind='command', cwd=cwd), body)
+
+        self._ready(None, run)
+
+    def ask(self, header: Mapping[str, Any], reply: Callable[..., None]) -> None:
+        """Send the agent a request of the user's."""
+        self._ready(None, lambda error: self._ask(error, header, reply))
+
+    def _ask(
+        self, error: BaseException | None, header: Mapping[str, Any], reply: Callable[..., None]
+    ) -> None:
+        if error is not None:
+            reply({'exception': error}, b'')
+        else:
+            self.connection.request(header, b'', reply)
+
+    def cancel(self, future: JobFuture[Any]) -> None:
+        """Remove what belongs to a future that the user has cancelled."""
+        if not self._is_pending(future):
+            return
+        entry = self.ledger.entries.get(future.work.number)
+        if entry is not None:
+            entry.group.cancel(entry)
+        elif not future.set_running_or_notify_cancel():
+            self._on_done(future)
+
+    def kill(self, future: JobFuture[Any]) -> None:
+        """End what a running future stands for."""
+        entry = self.ledger.entries.get(future.work.number)
+        if entry is not None and not entry.killed:
+            entry.killed = True
+            entry.group.kill(entry)
+
+    def hasten(self) -> None:
+        """Submit what waits for others like it."""
+        for calls in self._windows.close_all():
+            self._launch(calls)
+
+    @property
+    def unsubmitted(self) -> bool:
+        """Whether anything is still on its way to Slurm."""
+        return bool(
+            self._held or self._unlaunched or self._windows.deadline() < float('inf')
+        ) or any(self.jobs.unsubmitted())
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether any future waits for something."""
+        return bool(self.ledger.entries) or self.jobs.busy or self.unsubmitted
+
+    # ---- the way to the agent
+
+    def _wanted(self, future: JobFuture[Any], error: BaseException | None) -> bool:
+        """Return whether a future is still to be worked on; give it the error if there is one."""
+        if future.cancelled():
+            return False
+        if error is not None:
+            if future.set_running_or_notify_cancel():
+                future.set_exception(error)
+            self._on_done(future)
+        return error is None
+
+    def _ready(self, python_cmd: str | None, action: Action) -> None:
+        """Call ``action`` once connected, with an error if functions cannot run there.
+
+        Args:
+            python_cmd: the interpreter that functions need; '' is the default one, None: none.
+            action: what to do; called with None, or with the reason why it cannot be done.
+        """
+        if self.hello is None:
+            self._held.append((python_cmd or '' if python_cmd is not None else '\0', action))
+            self.connection.open()
+            return
+        if python_cmd is None or python_cmd == '\0':
+            return action(None)
+        if python_cmd not in self._versions:
+            self._versions[python_cmd] = None
+            header = {'do': 'python', 'python': python_cmd}
+            self.connection.request(header, b'', lambda h, _: self._on_version(python_cmd, h))
+        if self._versions[python_cmd] is None:
+            self._held.append((python_cmd, action))
+            return
+        action(self._mismatch(python_cmd))
+
+    def _on_version(self, python_cmd: str, reply: Mapping[str, Any]) -> None:
+        self._versions[python_cmd] = reply.get('version') or reply.get('error') or reply['stderr']
+        self._release()
+
+    def _release(self) -> None:
+        held, self._held = self._held, []
+        for python_cmd, action in held:
+            self._ready(python_cmd, action)
+
+    def _mismatch(self, python_cmd: str) -> BaseException | None:
+        ours = '.'.join(map(str, sys.version_info[:3]))
+        theirs = self._versions[python_cmd] or ''
+        where = python_cmd or self._plan.recipe.python_cmd
+        if not theirs[:1].isdigit():
+            return ConnectionFailed(f'{where} does not run on the login node: {theirs.strip()}')
+        if theirs.split('.')[:2] == ours.split('.')[:2]:
+            return None
+        return PythonVersionMismatch(
+            f'functions cannot travel between Python {ours} here and Python {theirs} at {where}: '
+            f'set python_cmd to a Python {".".join(ours.split(".")[:2])} there '
+            '(scripts and commands need no matching version)',
+            client=ours,
+            remote=theirs,
+        )
+
+    def _entry(self, future: JobFuture[Any], number: int, group: Group) -> Entry:
+        future.work.number = number
+        entry = Entry(future, future.work, group)
+        self.ledger.add(entry)
+        return entry
+
+    def default_cwd(self) -> str:
+        """Return where calls run that do not say where."""
+        return self._plan.cwd or str((self.hello or {})['work_dir'])
+
+    def _call_on_login(
+        self,
+        error: BaseException | None,
+        future: JobFuture[Any],
+        target: Target,
+        function: bytes,
+        args: bytes,
+    ) -> None:
+        if not self._wanted(future, error):
+            return
+        header = {
+            'do_kind': 'call',
+            'cwd': target.cwd or self.default_cwd(),
+            'python': target.python_cmd,
+            'sizes': [len(function), len(args)],
+        }
+        entry = self._entry(future, next(self._numbers), self.login)
+        self.login.submit(entry, header, function + args)
+
+    def _launch(self, work: CallSet | ScriptJob) -> None:
+        """Make batches and submit them, once the cluster's limits are known."""
+        if self._policy is None:
+            self._unlaunched.append(work)
+            return
+        if isinstance(work, ScriptJob):
+            numbers = (next(self._batches), next(self._numbers))
+            self.jobs.add(
+                ScriptBatch(self.jobs, self._place(), self._policy, numbers, work, self._entry)
+            )
+            return
+        resources = work.target.resources
+        most = 1 if resources is None or resources.arrays is False else self._most_tasks
+        for calls in work.without_cancelled().split(most):
+            if calls.calls:
+                self.jobs.add(self._calls_batch(calls, self._policy))
+
+    def _calls_batch(self, calls: CallSet, policy: Policy) -> Batch:
+        numbers = [next(self._numbers) for _ in calls.calls]
+        return CallsBatch(
+            self.jobs, self._place(), policy, (next(self._batches), numbers), calls, self._entry
+        )
+
+    def _place(self) -> Site:
+        hello = self.hello or {}
+        return Site(
+            folder=hello['folder'],
+            entry=hello['entry'],
+            cwd=self.default_cwd(),
+            python_cmd=self._plan.recipe.python_cmd,
+            setup=self._plan.setup,
+            sys_path=module_folders() if self._plan.share_sys_path else (),
+        )
+
+    # ---- what the agent says
+
+    def _on_hello(self, hello: Mapping[str, Any]) -> None:
+        self.hello = hello
+        self._versions[''] = '.'.join(map(str, hello['python']))
+        self.jobs.on_hello()
+        if self._policy is None:
+            self.connection.request({'do': 'limits'}, b'', self._on_limits)
+        self._release()
+
+    def _on_limits(self, limits: Mapping[str, Any], _body: bytes) -> None:
+        codes = frozenset(limits.get('requeue_exits', ()))
+        self._policy = Policy(self._plan.grace, codes)
+        self._most_tasks = max(1, limits.get('array_tasks', 1))
+        unlaunched, self._unlaunched = self._unlaunched, []
+        for work in unlaunched:
+            self._launch(work)
+
+    def _on_failure(self, error: BaseException) -> None:
+        """Fail everything: the login node could not be reached even once."""
+        held, self._held = self._held, []
+        for _, action in held:
+            action(error)
+
+    def _on_event(self, header: Mapping[str, Any], body: bytes) -> None:
+        event = header['event']
+        if event == 'message':
+            self._on_message(header['message'], body)
+            self._acks.append(header['name'])
+        elif event in ('begun', 'outcome'):
+            self.ledger.on_item(header, body, header)
+        elif event == 'owned':
+            self.login.on_owned(header)
+
+    def _on_message(self, message: Mapping[str, Any], body: bytes) -> None:
+        if 'started' in message:
+            out, err, *_ = body.decode(errors='surrogateescape').split('\0')
+            message = dict(message, logs=[out, err])
+        self.ledger.on_message(message, b'' if 'started' in message else body)
+        if 'batch' in message:
+            self.jobs.on_message(message)
+
+    def step(self, now: float) -> None:
+        """Do what has become due."""
+        self.connection.step()
+        for calls in self._windows.closed(now):
+            self._launch(calls)
+        self.jobs.step(now)
+        self.login.step(now)
+        if self._acks:
+            self.connection.tell({'do': 'ack', 'names': self._acks})
+            self._acks = []
+
+    def deadline(self) -> float:
+        """Return when `step` is due."""
+        return min(
+            self.connection.deadline(),
+            self.jobs.deadline(),
+            self.login.deadline(),
+            self._windows.deadline(),
+        )
+
+
+def module_folders() -> list[str]:
+    """Return the folders in which this process finds its modules."""
+    return [os.path.abspath(entry) for entry in sys.path]

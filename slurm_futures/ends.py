@@ -1,0 +1,87 @@
+"""Turns the end of a task into the exception that its calls, or its script, raise."""
+
+from __future__ import annotations
+
+from slurm_futures.errors import (
+    JobCancelled,
+    JobFailed,
+    JobLost,
+    NodeFail,
+    OutOfMemory,
+    Preempted,
+    TimeLimit,
+)
+from slurm_futures.outcomes import Entry
+from slurm_futures.remote.states import JobState
+from slurm_futures.tracking import End
+
+CLASSES: dict[JobState, type[JobFailed]] = {
+    JobState.CANCELLED: JobCancelled,
+    JobState.TIMEOUT: TimeLimit,
+    JobState.DEADLINE: TimeLimit,
+    JobState.OUT_OF_MEMORY: OutOfMemory,
+    JobState.NODE_FAIL: NodeFail,
+    JobState.BOOT_FAIL: NodeFail,
+    JobState.PREEMPTED: Preempted,
+}
+
+WORDS: dict[JobState, str] = {
+    JobState.CANCELLED: 'was cancelled',
+    JobState.TIMEOUT: 'reached its time limit',
+    JobState.DEADLINE: 'reached its deadline',
+    JobState.OUT_OF_MEMORY: 'ran out of memory',
+    JobState.NODE_FAIL: 'lost its node',
+    JobState.BOOT_FAIL: 'lost its node, which did not boot',
+    JobState.PREEMPTED: 'was preempted',
+    JobState.FAILED: 'failed',
+    JobState.COMPLETED: 'ended without leaving an outcome in the spool',
+}
+
+
+def end_error(entry: Entry, job_id: str, end: End, script: bool, stderr: str = '') -> JobFailed:
+    """Return the exception for a call or script whose task has ended.
+
+    Args:
+        entry: the call or script; one that was killed raises JobCancelled.
+        job_id: of the task.
+        end: how it ended.
+        script: whether it is a script, which has an exit code of its own.
+        stderr: the tail of what it wrote to stderr.
+    """
+    kind = _kind(end, script)
+    if entry.killed:
+        kind = JobCancelled
+    logs = entry.work.logs or (None, None)
+    return kind(
+        f"{'the script' if script else 'the call'}'s job {_words(end)}",
+        job_id=job_id,
+        state=end.state,
+        exit_code=end.exit_code,
+        signal=end.signal,
+        node=end.node or None,
+        reason=None if end.reason == 'None' else end.reason or None,
+        stderr=stderr,
+        stdout_path=logs[0],
+        stderr_path=logs[1],
+        started=False if end.started is False else _began(entry, script),
+    )
+
+
+def _kind(end: End, script: bool) -> type[JobFailed]:
+    if end.lost or (end.state is JobState.COMPLETED and not script):
+        return JobLost
+    return CLASSES.get(end.state, JobFailed)
+
+
+def _began(entry: Entry, script: bool) -> bool | None:
+    """Return whether the call began: a call behind others in its task did not, unless it said so."""
+    return True if entry.future.running() else None if script else False
+
+
+def _words(end: End) -> str:
+    if end.lost:
+        return (
+            'is not known to Slurm any more and left no outcome '
+            f'(last seen {end.state.value}); it may have run'
+        )
+    return WORDS.get(end.state, f'ended as {end.state.value}')

@@ -1,0 +1,156 @@
+"""Calls and commands on the login node, as the client sees them."""
+
+from __future__ import annotations
+
+import collections
+import functools
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from slurm_futures.connection import Connection
+from slurm_futures.errors import CallLost, RemoteError
+from slurm_futures.outcomes import Entry, Ledger, name
+
+AHEAD = 4
+"""Calls sent for each worker: enough to hide the line's latency, few enough to cancel."""
+
+ASK_INTERVAL = 10.0
+"""Seconds between two questions whether the owner of a call that was cut off still lives."""
+
+LEASE = 60.0
+"""Seconds within which an owner on another host moves its lease (see remote.login)."""
+
+
+@dataclass
+class _Flight:
+    """A call that has been sent."""
+
+    entry: Entry
+    request: int
+    windowed: bool
+
+
+@dataclass
+class _Orphan:
+    """A call that runs, or ran, under a supervisor of an agent that is gone."""
+
+    ask_at: float
+    lease: str = ''
+    lease_at: float = 0.0
+    dead_at: float | None = None
+
+
+class LoginCalls:
+    """Sends calls, at most so many ahead of their workers, and follows them to their ends."""
+
+    def __init__(self, connection: Connection, ledger: Ledger, workers: int, grace: float) -> None:
+        self._connection = connection
+        self._ledger = ledger
+        self._window = AHEAD * workers
+        self._grace = grace
+        self._waiting: collections.deque[tuple[Entry, Mapping[str, Any], bytes]] = (
+            collections.deque()
+        )
+        self._flights: dict[int, _Flight] = {}
+        self._windowed = 0
+        self._orphans: dict[int, _Orphan] = {}
+
+    def submit(self, entry: Entry, header: Mapping[str, Any], body: bytes) -> None:
+        """Send a call now or as soon as there is room; commands never wait."""
+        self._ledger.add(entry)
+        if header['do_kind'] == 'command':
+            self._send(entry, header, body, windowed=False)
+        else:
+            self._waiting.append((entry, header, body))
+            self._pump()
+
+    def _pump(self) -> None:
+        while self._waiting and self._windowed < self._window:
+            entry, header, body = self._waiting.popleft()
+            if entry.work.number in self._ledger.entries:
+                self._windowed += 1
+                self._send(entry, header, body, windowed=True)
+
+    def _send(self, entry: Entry, header: Mapping[str, Any], body: bytes, windowed: bool) -> None:
+        number = entry.work.number
+        call = dict(header, do='call', call=number)
+        request = self._connection.request(call, body, lambda h, _: self._on_error(entry, h))
+        self._flights[number] = _Flight(entry, request, windowed)
+
+    def _on_error(self, entry: Entry, header: Mapping[str, Any]) -> None:
+        if entry.work.number in self._ledger.entries:
+            error = header.get('error', '')
+            self._ledger.fail(entry, RemoteError(f'{name(entry.work)} was not run: {error}'))
+
+    def on_end(self, entry: Entry) -> None:
+        """Make room for the next call."""
+        flight = self._flights.pop(entry.work.number, None)
+        self._orphans.pop(entry.work.number, None)
+        if flight:
+            self._connection.forget(flight.request)
+            self._windowed -= flight.windowed
+            self._pump()
+
+    def cancel(self, entry: Entry) -> None:
+        """Take back a call whose future the user has cancelled."""
+        if entry.work.number in self._flights:
+            self._connection.tell({'do': 'drop', 'call': entry.work.number})
+        self._ledger.drop(entry)
+
+    def kill(self, entry: Entry) -> None:
+        """End a call under way."""
+        self._connection.tell({'do': 'drop', 'call': entry.work.number})
+
+    def cancel_waiting(self) -> None:
+        """Cancel the calls that are not known to have begun."""
+        for entry in [f.entry for f in self._flights.values()] + [w[0] for w in self._waiting]:
+            if entry.future.cancel():
+                self.cancel(entry)
+
+    def on_owned(self, header: Mapping[str, Any]) -> None:
+        """Learn that a call has begun under an earlier agent: wait for its outcome."""
+        if header['call'] in self._flights and header['call'] not in self._orphans:
+            self._orphans[header['call']] = _Orphan(ask_at=time.monotonic())
+
+    def step(self, now: float) -> None:
+        """Ask about calls that were cut off."""
+        for call, orphan in self._orphans.items():
+            if now >= orphan.ask_at:
+                orphan.ask_at = now + ASK_INTERVAL
+                on_owner = functools.partial(self._on_owner, call)
+                self._connection.request({'do': 'owner', 'call': call}, b'', on_owner)
+
+    def deadline(self) -> float:
+        """Return when `step` is due."""
+        return min((o.ask_at for o in self._orphans.values()), default=float('inf'))
+
+    def _on_owner(self, call: int, header: Mapping[str, Any], _body: bytes) -> None:
+        orphan = self._orphans.get(call)
+        if orphan is None:
+            return
+        now = time.monotonic()
+        if header['lease'] != orphan.lease or not orphan.lease_at:
+            orphan.lease, orphan.lease_at = header['lease'], now
+        alive = header['alive']
+        if alive is None:  # it belongs to another host: only its lease shows life
+            alive = now - orphan.lease_at < LEASE
+        if alive:
+            orphan.dead_at = None
+            return
+        orphan.dead_at = orphan.dead_at or now
+        if now - orphan.dead_at >= self._grace:
+            self._lose(call, header['owner'])
+
+    def _lose(self, call: int, owner: str) -> None:
+        entry = self._flights[call].entry
+        host = owner.split(':')[0]
+        self._ledger.fail(
+            entry,
+            CallLost(
+                f'{name(entry.work)} may have run: its worker on {host} ended without an outcome '
+                'while no agent was there to see it; submit it again if that does no harm',
+                node=host,
+            ),
+        )

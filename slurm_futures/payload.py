@@ -1,0 +1,106 @@
+"""Calls and outcomes to bytes and back; the only module that uses cloudpickle.
+
+Classes of the client's ``__main__`` travel to the cluster by value and come back by name: an
+outcome never redefines a class of the client, and ``isinstance``, the identity of enum members
+and ``except MyError`` hold.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import cloudpickle
+from cloudpickle import cloudpickle as _internals
+
+from slurm_futures.errors import RemoteError, RemoteImportError
+
+
+class RemoteTraceback(Exception):
+    """The traceback of an exception on the cluster; the ``__cause__`` of the exception here."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.text = text
+
+    def __str__(self) -> str:
+        return f'\n"""\n{self.text}"""'
+
+
+def dump_function(function: Any) -> bytes:
+    """Pickle a function."""
+    data: bytes = cloudpickle.dumps(function, protocol=5)
+    return data
+
+
+def dump_arguments(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bytes:
+    """Pickle the arguments of a call."""
+    data: bytes = cloudpickle.dumps((tuple(args), dict(kwargs)), protocol=5)
+    return data
+
+
+class _OutcomeUnpickler(pickle.Unpickler):
+    """Finds classes that came from here, rather than making them anew."""
+
+    def persistent_load(self, pid: tuple[str, str, str, bytes]) -> Any:
+        module, qualname, tracker, copy = pid
+        known = _internals._DYNAMIC_CLASS_TRACKER_BY_ID.get(tracker)
+        if known is None:
+            known = _find_class(module, qualname)
+        return pickle.loads(copy) if known is None else known
+
+
+def _find_class(module: str, qualname: str) -> type | None:
+    found: Any = sys.modules.get(module)
+    for name in qualname.split('.'):
+        found = getattr(found, name, None)
+    return found if isinstance(found, type) else None
+
+
+def load_value(data: bytes) -> Any:
+    """Unpickle what a call returned; whatever unpickling raises passes through."""
+    return _OutcomeUnpickler(io.BytesIO(data)).load()
+
+
+def load_error(item: Mapping[str, Any], data: bytes, host: str) -> BaseException:
+    """Return the exception that a call raised on the cluster, as its own type where possible.
+
+    Args:
+        item: the outcome's header: ``stage``, ``type``, ``text`` and ``module``.
+        data: the pickled exception; empty where it could not be pickled.
+        host: where the call ran.
+
+    Returns:
+        The exception with the remote traceback as ``__cause__``; a ``RemoteError`` that holds the
+        text where the exception cannot be rebuilt.
+    """
+    text = item['text']
+    if item['stage'] == 'load' and item.get('module'):
+        error: BaseException = RemoteImportError(
+            f'module {item["module"]!r}, which the call needs, cannot be imported on {host}: '
+            f'install it there, for the interpreter at python_cmd',
+            traceback=text,
+            name=item['module'],
+        )
+    else:
+        error = _rebuild(item, data, host)
+    error.__cause__ = RemoteTraceback(text)
+    return error
+
+
+def _rebuild(item: Mapping[str, Any], data: bytes, host: str) -> BaseException:
+    why = 'could not be pickled there'
+    if data:
+        try:
+            error = load_value(data)
+        except Exception as broken:
+            why = f'could not be rebuilt here ({type(broken).__name__}: {broken})'
+        else:
+            if isinstance(error, BaseException):
+                return error
+            why = f'was rebuilt here as a {type(error).__name__}'
+    summary = item['text'].strip().rpartition('\n')[2]
+    return RemoteError(f'{summary} (raised on {host}; it {why})', traceback=item['text'])

@@ -1,0 +1,394 @@
+"""The agent: one process on the login node that the client talks to.
+
+It answers requests and pushes events; it reports facts and decides nothing::
+
+    client --requests--> Agent --threads--> file system (a hung one stalls a thread, not the loop)
+           <--replies---   |  --commands-> sbatch, squeue, scancel, sacct
+           <--events----   |  --pipes----> login workers
+                           +--scandir----> new/ (messages of jobs)
+
+A request has ``do`` and ``id``, its reply the same ``id``; an event has ``event``. Each is safe to
+be sent twice, because the client repeats what it got no answer to after a reconnect. When the
+stream closes or the client falls silent, the agent finishes what is in hand and exits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import os
+import sys
+import time
+from typing import Any, AsyncIterator, Awaitable, Callable, Dict, List, Set, Tuple, TypeVar
+
+from . import library
+from .login import is_alive, process_identity
+from .loginpool import Launch, LoginPool
+from .protocol import CHUNK, LARGE, Header
+from .slurm import SlurmQueue
+from .spool import REVOKED, Spool, UnsafeFolder, read_header, secure_folder
+from .stream import Stream
+
+T = TypeVar('T')
+
+SILENCE = 60.0
+"""Seconds without a word from the client after which the agent leaves."""
+
+SCAN = (0.02, 0.5)
+"""Seconds between two looks into new/: at least and at most."""
+
+THREADS = 16
+"""Threads for file-system calls; this many may hang before the others have to wait."""
+
+
+class Agent:
+    """Serves one client until it goes away."""
+
+    def __init__(self, config: Header, files: Dict[str, bytes]) -> None:
+        self._config = config
+        self._files = files
+        self._stream = Stream(os.dup(0), os.dup(1))
+        self._owner = process_identity(os.getpid())
+        self._sent: Set[str] = set()
+        self._tasks: Set[asyncio.Task[None]] = set()
+        self._pools: Dict[Tuple[str, str], LoginPool] = {}
+        self._watching = asyncio.Event()
+        self._news_at = time.monotonic()
+        self._silent = 0.0
+        self._closing = False
+
+    async def run(self) -> None:
+        """Prepare the spool, say hello, serve."""
+        loop = asyncio.get_running_loop()
+        loop.set_default_executor(concurrent.futures.ThreadPoolExecutor(THREADS))
+        try:
+            hello = await _thread(self._prepare)
+        except (OSError, UnsafeFolder) as error:
+            await self._stream.send({'event': 'fatal', 'text': str(error)})
+            return
+        await self._stream.send(hello)
+        scan = loop.create_task(self._scan_forever())
+        silence = loop.create_task(self._wait_for_silence())
+        serve = loop.create_task(self._serve())
+        await asyncio.wait({serve, silence, scan}, return_when=asyncio.FIRST_COMPLETED)
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+
+    def _prepare(self) -> Header:
+        config = self._config
+        work_dir = os.path.join(os.path.expanduser('~'), os.path.expanduser(config['work_dir']))
+        if not os.path.isdir(work_dir):
+            os.makedirs(work_dir, mode=0o700)
+        root = os.path.join(work_dir, '.slurm_futures')
+        secure_folder(root)
+        self._spool = Spool(os.path.join(root, 'runs', config['run']))
+        self._spool.create()
+        self._entry = library.install(os.path.join(root, 'lib'), self._files)
+        self._queue = SlurmQueue(config['slurm'], os.environ)
+        return {
+            'event': 'hello',
+            'work_dir': work_dir,
+            'folder': self._spool.folder,
+            'entry': self._entry,
+            'python': list(sys.version_info[:3]),
+            'executable': sys.executable,
+            'host': os.uname().nodename,
+        }
+
+    async def _serve(self) -> None:
+        while not self._closing:
+            messages = await self._stream.receive()
+            if not messages:
+                return
+            self._silent = 0.0
+            for header, body in messages:
+                self._spawn(self._answer(header, body))
+
+    def _spawn(self, work: Awaitable[None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _answer(self, header: Header, body: bytes) -> None:
+        handler: Callable[[Header, bytes], Awaitable[Any]] = getattr(self, 'on_' + header['do'])
+        try:
+            reply = await handler(header, body)
+        except Exception as error:
+            reply = {'error': f'{type(error).__name__}: {error}'}
+        if reply is None:
+            return
+        body = reply.pop('body', b'')
+        await self._send(dict(reply, id=header['id']), body)
+
+    async def _send(self, header: Header, body: bytes = b'') -> None:
+        try:
+            await self._stream.send(header, body)
+        except OSError:
+            self._closing = True  # the client is gone; the next one reads the spool
+
+    async def _wait_for_silence(self) -> None:
+        """Return when the client has been silent for long, counting only time spent listening."""
+        while self._silent < SILENCE:
+            await asyncio.sleep(1.0)
+            self._silent += 1.0
+
+    # ---- messages in the spool
+
+    async def _scan_forever(self) -> None:
+        """Send what is in new/ once, then look for news as long as the client waits for some."""
+        while True:
+            started = time.monotonic()
+            names = await _thread(os.listdir, self._spool.path('new'))
+            took = time.monotonic() - started
+            fresh = sorted(set(names) - self._sent)
+            if fresh:
+                self._news_at = time.monotonic()
+            for name in fresh:
+                await self._send_message(name)
+            await self._pause(took)
+
+    async def _pause(self, took: float) -> None:
+        await self._watching.wait()
+        shortest, longest = SCAN
+        quiet = time.monotonic() - self._news_at
+        pause = max(10 * took, min(longest, max(shortest, quiet / 20)))
+        await asyncio.sleep(pause)
+
+    async def _send_message(self, name: str) -> None:
+        path = self._spool.path('new', name)
+        try:
+            message, start = await _thread(read_header, path)
+            size = await _thread(os.path.getsize, path) - start
+            header = {'event': 'message', 'name': name, 'message': message}
+            if size <= LARGE:
+                await self._send(header, await _thread(_read, path, start, size))
+            else:
+                self._spawn(self._stream.send_pieces(header, _pieces(path, start)))
+        except FileNotFoundError:
+            return  # acknowledged between the scan and now
+        self._sent.add(name)
+
+    async def on_ack(self, header: Header, _body: bytes) -> None:
+        """Delete messages that the client has recorded."""
+        await _thread(_unlink, [self._spool.path('new', name) for name in header['names']])
+        self._sent.difference_update(header['names'])
+
+    async def on_watch(self, header: Header, _body: bytes) -> None:
+        """Look into new/ regularly, or rest."""
+        if header['on']:
+            self._news_at = time.monotonic()
+            self._watching.set()
+        else:
+            self._watching.clear()
+
+    # ---- calls on the login node
+
+    async def on_call(self, header: Header, body: bytes) -> None:
+        """Run a function or a command; what comes of it is told in events."""
+        kind, python = header['do_kind'], header.get('python') or sys.executable
+        pool = self._pools.get((kind, python))
+        if pool is None:
+            limit = self._config['login_workers'] if kind == 'call' else sys.maxsize
+            launch = Launch(self._spool, self._entry, self._config['sys_path'])
+            pool = LoginPool(launch, python, limit, self._on_login_event)
+            self._pools[kind, python] = pool
+        command = dict(header, do=kind)
+        if len(body) > LARGE:
+            name = f'call-{header["call"]}'
+            command['body'] = await _thread(self._spool.write, 'calls', name, [body])
+            body = b''
+        await pool.add(command, body)
+
+    async def _on_login_event(self, header: Header, body: bytes) -> None:
+        if header['event'] == 'delivered':
+            await self._send_message(header['file'])
+        elif header['event'] == 'owned':
+            await self._send(dict(header, alive=is_alive(header['owner'])))
+        else:
+            await self._send(header, body)
+
+    async def on_drop(self, header: Header, _body: bytes) -> None:
+        """Forget a login call that has not begun, end one that has."""
+        for pool in self._pools.values():
+            if await pool.drop(header['call']):
+                return
+
+    async def on_owner(self, header: Header, _body: bytes) -> Header:
+        """Say who has claimed a login call, and whether that process lives."""
+        name = f'call-{header["call"]}'
+        owner = await _thread(self._spool.owner, name)
+        lease = await _thread(_read_text, self._spool.path('claims', name + '.lease'))
+        return {'owner': owner, 'alive': is_alive(owner) if owner else False, 'lease': lease}
+
+    # ---- jobs
+
+    async def on_submit(self, header: Header, body: bytes) -> Header:
+        """Write a batch and submit it, unless an agent before this one has begun to do so."""
+        claim = f'submit-{header["token"]}'
+        owner = await _thread(self._spool.claim, claim, self._owner)
+        if owner != self._owner:
+            return {'kind': 'claimed', 'owner': owner, 'alive': is_alive(owner)}
+        try:
+            path = await _thread(self._write_batch, header, body)
+        except OSError as error:
+            return {'kind': 'refused', 'stderr': f'cannot prepare the job: {error}'}
+        self._news_at = time.monotonic()
+        reply = _facts(await self._queue.submit(path, header['options'], header['cwd']))
+        if reply['kind'] == 'submitted':
+            submitted = {'batch': header['batch'], 'submitted': reply['job_id']}
+            submitted.update(token=header['token'], cluster=reply['cluster'])
+            await _thread(self._spool.post, 'submitted', submitted)
+        return reply
+
+    def _write_batch(self, header: Header, body: bytes) -> str:
+        cwd, spool = header['cwd'], self._spool
+        if header['mkdir']:
+            os.makedirs(cwd, exist_ok=True)
+        for folder in [cwd, *(os.path.join(cwd, folder) for folder in header['folders'])]:
+            if not os.path.isdir(folder):
+                raise FileNotFoundError(f'there is no folder {folder}')
+        script, calls = body[: header['script_size']], body[header['script_size'] :]
+        batch = header['batch']
+        spool.write('calls', f'{batch}.calls', [calls])
+        with open(spool.path('calls', f'{batch}.cancel'), 'a'):
+            pass
+        return spool.write('calls', f'{header["token"]}.sh', [script])
+
+    async def on_query(self, _header: Header, _body: bytes) -> Header:
+        """Ask Slurm about all of the user's jobs."""
+        return _facts(await self._queue.query())
+
+    async def on_history(self, header: Header, _body: bytes) -> Header:
+        """Ask Slurm's accounting about jobs that squeue does not list any more."""
+        return _facts(await self._queue.history(header['jobs']))
+
+    async def on_lookup(self, header: Header, _body: bytes) -> Header:
+        """Look for a job by the path of its script."""
+        path = self._spool.path('calls', f'{header["token"]}.sh')
+        return _facts(await self._queue.lookup(path))
+
+    async def on_limits(self, _header: Header, _body: bytes) -> Header:
+        """Say what the cluster allows."""
+        return _facts(await self._queue.limits())
+
+    async def on_scancel(self, header: Header, _body: bytes) -> Header:
+        """Cancel jobs and array tasks."""
+        return _facts(await self._queue.cancel(header['jobs']))
+
+    async def on_revoke(self, header: Header, _body: bytes) -> Header:
+        """Claim tasks so that they never run; say who owns each of them now."""
+        return {'owners': await _thread(self._revoke, header['tasks'])}
+
+    def _revoke(self, topics: List[str]) -> List[str]:
+        return [self._spool.claim(topic, REVOKED) for topic in topics]
+
+    async def on_discard(self, header: Header, _body: bytes) -> Header:
+        """Tell a batch's tasks which calls are not wanted (cancel), or to be ended (kill)."""
+        path = self._spool.path('calls', f'{header["batch"]}.cancel')
+        lines = ''.join(f'{header["how"]} {call}\n' for call in header['calls'])
+        await _thread(_append, path, lines.encode())
+        return {}
+
+    # ---- the rest
+
+    async def on_ping(self, _header: Header, _body: bytes) -> Header:
+        """Show that this agent and the line to it are alive."""
+        return {}
+
+    async def on_tail(self, header: Header, _body: bytes) -> Header:
+        """Read a part of a log file: from ``start`` to ``end``, of that the last ``limit`` bytes."""
+        return await _thread(_tail, header)
+
+    async def on_python(self, header: Header, _body: bytes) -> Header:
+        """Say which version another interpreter has."""
+        code = "import sys; print('%d.%d.%d' % sys.version_info[:3])"
+        process = await asyncio.create_subprocess_exec(
+            header['python'],
+            '-c',
+            code,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        out, err = await process.communicate()
+        return {'version': out.decode().strip(), 'stderr': err.decode(errors='replace')[-2000:]}
+
+    async def on_close(self, header: Header, _body: bytes) -> Header:
+        """End the login workers; remove the run's folder, but for logs that may be wanted."""
+        for pool in self._pools.values():
+            await pool.close()
+        if header['remove']:
+            await _thread(self._spool.remove, header['keep_logs'])
+        self._closing = True
+        return {}
+
+
+def _facts(reply: Any) -> Header:
+    """Return a named tuple of the queue's as a reply."""
+    facts: Header = reply._asdict()
+    return facts
+
+
+async def _thread(function: Callable[..., T], *args: Any) -> T:
+    """Run a function that touches the file system where it may hang."""
+    return await asyncio.get_running_loop().run_in_executor(None, function, *args)
+
+
+def _read(path: str, start: int, size: int) -> bytes:
+    with open(path, 'rb') as file:
+        file.seek(start)
+        return file.read(size)
+
+
+def _read_text(path: str) -> str:
+    try:
+        with open(path) as file:
+            return file.read()
+    except FileNotFoundError:
+        return ''
+
+
+async def _pieces(path: str, start: int) -> AsyncIterator[bytes]:
+    with open(path, 'rb') as file:
+        file.seek(start)
+        while True:
+            piece = await _thread(file.read, CHUNK)
+            if not piece:
+                return
+            yield piece
+
+
+def _unlink(paths: List[str]) -> None:
+    for path in paths:
+        try:
+            os.unlink(path)
+        except FileNotFoundError:
+            continue  # acknowledged twice, after a reconnect
+
+
+def _append(path: str, data: bytes) -> None:
+    with open(path, 'ab') as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _tail(header: Header) -> Header:
+    try:
+        size = os.path.getsize(header['path'])
+    except FileNotFoundError:
+        return {'missing': True}
+    end = size if header['end'] is None else min(size, header['end'])
+    start = max(header['start'], end - header['limit'])
+    return {'body': _read(header['path'], start, max(0, end - start))}
+
+
+def main(config: Header, files: Dict[str, bytes]) -> None:
+    """Run the agent in this process, which ends with it."""
+    asyncio.run(_main(config, files))
+
+
+async def _main(config: Header, files: Dict[str, bytes]) -> None:
+    await Agent(config, files).run()
+    sys.stdout.flush()
+    os._exit(0)  # a thread may hang in a file-system call for ever

@@ -1,0 +1,139 @@
+"""A warm worker on the login node: runs functions and commands that the agent hands it.
+
+It takes one call at a time from the agent on stdin and reports on stdout. When the agent goes
+away, the call under way is finished and its outcome goes into the spool, where the next agent
+finds it. A call is claimed before it is started, so that it starts at most once however often it
+is sent.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from typing import List, Optional
+
+from .child import Context, Outcome, log_sizes
+from .protocol import LARGE, Header, Inbox, encode
+from .spool import Spool
+from .supervisor import Crew, Signals, wait
+
+LEASE_INTERVAL = 10.0
+"""Seconds between two moves of the lease of a call under way."""
+
+
+class LoginWorker:
+    """Runs calls for one agent."""
+
+    def __init__(self, spool: Spool, name: str, sys_path: List[str]) -> None:
+        self._spool = spool
+        self._agent: Optional[int] = os.dup(0)
+        self._answers = os.dup(1)
+        logs = [spool.path('logs', f'{name}.{kind}') for kind in ('out', 'err')]
+        for descriptor, path in zip((1, 2), logs):
+            file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+            os.dup2(file, descriptor)
+            os.close(file)
+        self._header: Header = {'host': os.uname().nodename, 'pid': os.getpid(), 'logs': logs}
+        self._owner = process_identity(os.getpid())
+        self._inbox = Inbox()
+        self._waiting: List[Outcome] = []
+        self._lease = 0
+        self._lease_at: Optional[float] = None
+        self._signals = Signals((signal.SIGTERM, signal.SIGHUP))
+        self._crew = Crew(Context(spool, 'login', self._header, sys_path))
+
+    def run(self) -> None:
+        """Serve the agent until it is gone and the call under way is finished."""
+        self._tell({'event': 'ready', **self._header})
+        while self._agent is not None or self._crew.call is not None:
+            self._wait()
+            for number in self._signals.read():
+                if number == signal.SIGTERM:
+                    self._crew.close()
+                    return
+            for outcome in self._crew.outcomes():
+                self._on_outcome(outcome)
+            self._move_lease()
+        self._crew.close()
+
+    def _wait(self) -> None:
+        agent = [] if self._agent is None else [self._agent]
+        times = [t for t in (self._crew.deadline(), self._lease_at) if t is not None]
+        sources = [*agent, self._signals.descriptor, *self._crew.descriptors()]
+        if self._agent in wait(sources, min(times, default=None)) and self._agent is not None:
+            data = os.read(self._agent, LARGE)
+            if not data:
+                self._agent = None
+            for command, body in self._inbox.feed(data):
+                self._on_command(command, body)
+
+    def _on_command(self, command: Header, body: bytes) -> None:
+        call = command['call']
+        if command['do'] == 'kill':
+            return self._crew.kill(call)
+        owner = self._spool.claim(f'call-{call}', self._owner)
+        if owner != self._owner:
+            return self._tell({'event': 'owned', 'call': call, 'owner': owner})
+        if 'body' in command:
+            with open(command['body'], 'rb') as file:
+                body = file.read()
+            os.unlink(command['body'])
+        self._lease, self._lease_at = 0, time.monotonic() + LEASE_INTERVAL
+        begun = {'event': 'begun', 'call': call, 'at': time.time(), 'log': log_sizes()}
+        self._crew.run(command, body)
+        self._tell({**begun, **self._header, 'child': self._crew.pid})
+
+    def _on_outcome(self, outcome: Outcome) -> None:
+        item, body = outcome
+        self._lease_at = None
+        if 'file' in item:
+            self._spool.deliver(item['file'])
+            self._tell({'event': 'delivered', 'call': item['call'], 'file': item['file']})
+        elif not self._tell(item, body):
+            self._spool.post('login', dict(self._header, items=[item]), [body])
+
+    def _tell(self, header: Header, body: bytes = b'') -> bool:
+        """Send a message to the agent; return False if it is gone."""
+        data = memoryview(encode(header, body))
+        try:
+            while data:
+                data = data[os.write(self._answers, data) :]
+        except BrokenPipeError:
+            self._agent = None
+            return False
+        return True
+
+    def _move_lease(self) -> None:
+        """Show other hosts that the call under way has an owner who is alive."""
+        if self._lease_at is None or time.monotonic() < self._lease_at:
+            return
+        self._lease += 1
+        self._lease_at = time.monotonic() + LEASE_INTERVAL
+        self._spool.write('claims', f'call-{self._crew.call}.lease', [b'%d' % self._lease])
+
+
+def process_identity(pid: int) -> str:
+    """Return what no other process has, on any host and at any time: host, boot, pid, start."""
+    with open('/proc/sys/kernel/random/boot_id') as file:
+        boot = file.read().strip()
+    with open(f'/proc/{pid}/stat') as file:
+        start = file.read().rpartition(')')[2].split()[19]
+    return f'{os.uname().nodename}:{boot}:{pid}:{start}'
+
+
+def is_alive(identity: str) -> Optional[bool]:
+    """Return whether a process of this host lives; None for one of another host or boot."""
+    host, _, pid, _ = identity.rsplit(':', 3)
+    if host != os.uname().nodename:
+        return None
+    try:
+        return process_identity(int(pid)) == identity
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def main(folder: str, name: str, sys_path: List[str]) -> int:
+    """Serve the agent on stdin and stdout."""
+    LoginWorker(Spool(folder), name, sys_path).run()
+    return 0

@@ -1,0 +1,190 @@
+"""The agent's warm workers on the login node: who is idle, what waits, how they ended."""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import json
+import os
+import signal
+import subprocess
+from typing import Awaitable, Callable, Deque, Dict, List, NamedTuple, Optional
+
+from .protocol import Header, Message
+from .spool import Spool
+from .stream import Stream
+
+IDLE_SECONDS = 300.0
+"""An idle worker ends after this long, so that nothing lies about on the login node."""
+
+Report = Callable[[Header, bytes], Awaitable[None]]
+
+
+class Launch(NamedTuple):
+    """How login workers are started."""
+
+    spool: Spool
+    entry: str
+    sys_path: List[str]
+
+
+class _Worker:
+    """One worker process and what it is doing."""
+
+    def __init__(self, launch: Launch, python: str, name: str) -> None:
+        self._error_log = launch.spool.path('logs', f'{name}.err')
+        with open(self._error_log, 'ab') as log:
+            self.process = subprocess.Popen(
+                [python, launch.entry, 'login', launch.spool.folder, name]
+                + [json.dumps(launch.sys_path)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                start_new_session=True,
+                cwd='/',
+            )
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.stream = Stream(self.process.stdout.fileno(), self.process.stdin.fileno())
+        self.call: Optional[int] = None
+        self.child: Optional[int] = None
+        self.ready = False
+        self.idle_timer: Optional[asyncio.TimerHandle] = None
+
+    def death(self) -> Header:
+        """Return the outcome of the call that the worker took with it."""
+        code = self.process.wait()
+        if self.child is not None:
+            try:
+                os.killpg(self.child, signal.SIGKILL)
+            except ProcessLookupError:
+                pass  # it did not outlive its supervisor
+        text = ''
+        if not self.ready:
+            with open(self._error_log, encoding='utf-8', errors='replace') as file:
+                text = file.read()[-4000:]
+        return {
+            'event': 'outcome',
+            'kind': 'died' if self.ready else 'unstartable',
+            'call': self.call,
+            'signal': -code if code < 0 else None,
+            'exit_code': code if code >= 0 else None,
+            'text': text,
+        }
+
+    def close(self) -> None:
+        """Let the worker end once it has nothing to do."""
+        if self.idle_timer:
+            self.idle_timer.cancel()
+        if self.process.stdin and not self.process.stdin.closed:
+            self.process.stdin.close()
+
+
+class LoginPool:
+    """Runs calls on at most ``limit`` workers of one interpreter, in the order they came."""
+
+    def __init__(self, launch: Launch, python: str, limit: int, report: Report) -> None:
+        self._launch = launch
+        self._python = python
+        self._limit = limit
+        self._report = report
+        self._waiting: Deque[Message] = collections.deque()
+        self._workers: Dict[_Worker, asyncio.Task[None]] = {}
+        self._idle: List[_Worker] = []
+        self._started = 0
+
+    async def add(self, call: Header, body: bytes) -> None:
+        """Run a call as soon as a worker is free."""
+        self._waiting.append((call, body))
+        await self._dispatch()
+
+    async def drop(self, call: int) -> bool:
+        """Forget a call that waits, or end the one under way; return whether it was here."""
+        for waiting in self._waiting:
+            if waiting[0]['call'] == call:
+                self._waiting.remove(waiting)
+                return True
+        for worker in self._workers:
+            if worker.call == call:
+                await worker.stream.send({'do': 'kill', 'call': call})
+                return True
+        return False
+
+    async def _dispatch(self) -> None:
+        while self._waiting:
+            worker = self._idle.pop() if self._idle else None
+            if worker is None and len(self._workers) >= self._limit:
+                return
+            call, body = self._waiting.popleft()
+            if worker is None:
+                try:
+                    worker = self._start()
+                except OSError as error:
+                    text = f'{self._python} cannot be started: {error}'
+                    outcome = {'event': 'outcome', 'kind': 'unstartable', 'text': text}
+                    await self._report(dict(outcome, call=call['call']), b'')
+                    continue
+            await self._hand(worker, call, body)
+
+    def _start(self) -> _Worker:
+        self._started += 1
+        name = f'login-{os.getpid()}-{self._started}'
+        worker = _Worker(self._launch, self._python, name)
+        self._workers[worker] = asyncio.get_running_loop().create_task(self._listen(worker))
+        return worker
+
+    async def _hand(self, worker: _Worker, call: Header, body: bytes) -> None:
+        if worker.idle_timer:
+            worker.idle_timer.cancel()
+        worker.call = call['call']
+        try:
+            await worker.stream.send(call, body)
+        except OSError:
+            pass  # it has died; _listen() finds out and reports the call
+
+    async def _listen(self, worker: _Worker) -> None:
+        """Pass on what a worker reports, until it ends."""
+        while True:
+            messages = await worker.stream.receive()
+            if not messages:
+                break
+            for header, body in messages:
+                await self._on_event(worker, header, body)
+        await self._bury(worker)
+
+    async def _on_event(self, worker: _Worker, header: Header, body: bytes) -> None:
+        event = header['event']
+        if event == 'ready':
+            worker.ready = True
+            return
+        if event == 'begun':
+            worker.child = header.pop('child')
+            await self._report(header, body)
+            return
+        worker.call = worker.child = None
+        self._idle.append(worker)
+        loop = asyncio.get_running_loop()
+        worker.idle_timer = loop.call_later(IDLE_SECONDS, self._retire, worker)
+        await self._dispatch()
+        await self._report(header, body)
+
+    def _retire(self, worker: _Worker) -> None:
+        self._idle.remove(worker)
+        worker.close()
+
+    async def _bury(self, worker: _Worker) -> None:
+        if worker in self._idle:
+            self._idle.remove(worker)
+        worker.close()
+        outcome = await asyncio.get_running_loop().run_in_executor(None, worker.death)
+        del self._workers[worker]
+        if worker.call is not None:
+            await self._report(outcome, b'')
+        await self._dispatch()
+
+    async def close(self) -> None:
+        """End the workers; those with a call under way finish it first."""
+        self._waiting.clear()
+        for worker in self._workers:
+            worker.close()
+        await asyncio.gather(*self._workers.values())

@@ -1,0 +1,134 @@
+"""Fixtures that every test may ask for, and the rule about tests that need a real Slurm."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cluster.client import Control
+from cluster.layout import ClusterError
+
+ROOT_VARIABLE = 'SLURM_FUTURES_TEST_CLUSTER'
+REQUIRE_VARIABLE = 'SLURM_FUTURES_REQUIRE_CLUSTER'
+HOSTILE_NAME = 'it\'s "work" $(touch x) `y` Zürich 数; & *'
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what uses the cluster, so that `-m cluster` and `-m 'not cluster'` mean it."""
+    for item in items:
+        if 'cluster' in getattr(item, 'fixturenames', ()):
+            item.add_marker(pytest.mark.cluster)
+
+
+class ClusterTally:
+    """Counts what became of the tests that need a cluster.
+
+    Args:
+        required: whether a cluster test that was skipped, or none at all, fails the run.
+    """
+
+    def __init__(self, required: bool) -> None:
+        self.required = required
+        self.ran = 0
+        self.skipped: list[str] = []
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Count one phase of one test."""
+        if 'cluster' not in report.keywords:
+            return
+        if report.skipped and not hasattr(report, 'wasxfail'):
+            self.skipped.append(report.nodeid)
+        elif report.when == 'call':
+            self.ran += 1
+
+    def complaint(self) -> str:
+        """What is wrong where a cluster is required; empty when nothing is."""
+        if not self.required:
+            return ''
+        if self.skipped:
+            return 'cluster tests were skipped: ' + ', '.join(self.skipped)
+        return '' if self.ran else 'no cluster test ran'
+
+    def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
+        """Fail a run that would pass without having tried Slurm."""
+        if exitstatus == pytest.ExitCode.OK and self.complaint():
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        """Say why, above the summary line."""
+        if words := self.complaint():
+            terminalreporter.write_sep('=', 'a cluster is required', red=True)
+            terminalreporter.line(words)
+        elif self.skipped:
+            terminalreporter.line(f'left out for want of a cluster: {len(self.skipped)} tests')
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Start counting."""
+    required = os.environ.get(REQUIRE_VARIABLE) == '1'
+    config.pluginmanager.register(ClusterTally(required), 'cluster-tally')
+
+
+@pytest.fixture(scope='session')
+def cluster() -> Iterator[Control]:
+    """A running Slurm: SLURM_CONF is set for this process, faults can be played."""
+    try:
+        control = _connect()
+    except ClusterError as error:
+        if os.environ.get(REQUIRE_VARIABLE) == '1':
+            pytest.fail(str(error), pytrace=False)
+        pytest.skip(str(error))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv('SLURM_CONF', str(control.slurm_conf))
+        yield control
+
+
+def _connect() -> Control:
+    root = os.environ.get(ROOT_VARIABLE)
+    if not root:
+        raise ClusterError(f'no Slurm to test with: {ROOT_VARIABLE} is not set')
+    control = Control(Path(root))
+    if not control.reachable():
+        raise ClusterError(f'no Slurm to test with: nobody answers in {root}')
+    return control
+
+
+@pytest.fixture
+def faults(cluster: Control) -> Iterator[Control]:
+    """The cluster's control, for a test that breaks things: all is mended when it ends."""
+    yield cluster
+    cluster.restore()
+
+
+@pytest.fixture
+def accounting(cluster: Control) -> Control:
+    """The cluster, if it keeps job records for sacct; otherwise the test is skipped."""
+    if not cluster.settings.accounting:
+        pytest.skip('this cluster has no accounting')
+    return cluster
+
+
+@pytest.fixture
+def work_dir(tmp_path: Path) -> Path:
+    """A folder that the nodes see too (they are on this machine), with a name full of traps."""
+    folder = tmp_path / HOSTILE_NAME
+    folder.mkdir(mode=0o700)
+    return folder
+
+
+@pytest.fixture
+def cancel_jobs(cluster: Control) -> Iterator[None]:
+    """Cancel, when the test ends, the jobs that it left in the queue."""
+    before = _jobs()
+    yield
+    if left := _jobs() - before:
+        subprocess.run(['scancel', *left], check=True, timeout=60)
+
+
+def _jobs() -> set[str]:
+    squeue = ['squeue', '--me', '-h', '-t', 'PD,R,S,CF,CG', '-o', '%A']
+    return set(subprocess.check_output(squeue, text=True, timeout=60).split())
