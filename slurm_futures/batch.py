@@ -68,6 +68,7 @@ class Batch(ABC):
         self.number = number
         self.first = 0
         self.attempt = 1
+        self.cluster = ''
         self.job: str | None = None
         self.submitted_at = 0.0
         self.tracker: Tracker | None = None
@@ -269,7 +270,8 @@ class CallsBatch(Batch):
     @property
     def label(self) -> str:
         """What to call the batch in messages."""
-        return f'{len(self._entries)} calls of {self._calls.label}'
+        count = len(self._entries)
+        return f'{count} calls of {self._calls.label}' if count > 1 else f'a call of {self._calls.label}'
 
     @property
     def _resources(self) -> Resources:

@@ -46,9 +46,9 @@ def shown(value: object) -> str:
     return words if len(words) <= _SHOWN_CHARACTERS else words[:_SHOWN_CHARACTERS] + '...'
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
+def did_you_mean(name: str, known: Iterable[str], likeness: float = 0.6) -> str:
     """Return ``": did you mean 'x'?"`` for the closest known name, '' where none is close."""
-    close = difflib.get_close_matches(name, list(known), n=1)
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=likeness)
     return f': did you mean {close[0]!r}?' if close else ''
 
 

@@ -320,9 +320,9 @@ class Dispatcher:
         self._release()
 
     def _on_limits(self, limits: Mapping[str, Any], _body: bytes) -> None:
-        codes = frozenset(limits.get('requeue_exits', ()))
+        codes = frozenset([*limits['requeue_exit'], *limits['requeue_exit_hold']])
         self._policy = Policy(self._plan.grace, codes)
-        self._most_tasks = max(1, limits.get('array_tasks', 1))
+        self._most_tasks = max(1, min(limits['max_array_size'], limits['max_array_tasks']))
         unlaunched, self._unlaunched = self._unlaunched, []
         for work in unlaunched:
             self._launch(work)
@@ -346,10 +346,11 @@ class Dispatcher:
     def _on_message(self, message: Mapping[str, Any], body: bytes) -> None:
         if 'started' in message:
             out, err, *_ = body.decode(errors='surrogateescape').split('\0')
-            message = dict(message, logs=[out, err])
-        self.ledger.on_message(message, b'' if 'started' in message else body)
+            message, body = dict(message, logs=[out, err]), b''
         if 'batch' in message:
-            self.jobs.on_message(message)
+            self.jobs.on_message(message, body)
+        else:
+            self.ledger.on_message(message, body)
 
     def step(self, now: float) -> None:
         """Do what has become due."""

@@ -90,6 +90,7 @@ class Jobs:
         if batch.job is not None:
             return  # a message in the spool was quicker
         if kind == 'submitted':
+            batch.cluster = reply['cluster'] or batch.cluster
             self._adopt(batch, reply['job_id'])
         elif kind in ('unreachable', 'busy'):
             first, longest = RETRY
@@ -136,15 +137,19 @@ class Jobs:
         if self._query_at == math.inf:
             self._query_at = time.monotonic() + self._interval
         for message in batch.early:
+            batch.on_task_message(message)
             self._on_task(batch, message)
         batch.early.clear()
         self._flush_cancelled(batch)
 
     # ---- what comes back
 
-    def on_message(self, message: Mapping[str, Any]) -> None:
-        """Take a message from the spool about a batch; its items are the ledger's."""
+    def on_message(self, message: Mapping[str, Any], body: bytes) -> None:
+        """Take a message from the spool about a batch."""
         batch = self._batches.get(message['batch'])
+        if batch is not None and batch.job is not None and 'submitted' not in message:
+            batch.on_task_message(message)
+        self._ledger.on_message(message, body)
         if batch is None:
             return
         if 'submitted' in message:
@@ -156,9 +161,9 @@ class Jobs:
             self._on_task(batch, message)
 
     def _on_task(self, batch: Batch, message: Mapping[str, Any]) -> None:
-        batch.on_task_message(message)
         if 'started' in message:
             for entry in batch.entries_of(message['task']):
+                entry.work.host, entry.work.logs = message['host'], tuple(message['logs'])
                 self._ledger.begin(entry)
         self._decide(batch)
 
@@ -265,7 +270,8 @@ class Jobs:
             self._decide(batch)
 
         jobs = sorted({task.job for _, task in tasks})
-        self._connection.request({'do': 'history', 'jobs': jobs}, b'', on_history)
+        header = {'do': 'history', 'jobs': jobs, 'clusters': batch.cluster}
+        self._connection.request(header, b'', on_history)
 
     # ---- asking Slurm
 
@@ -288,6 +294,10 @@ class Jobs:
         times = [min(b.retry_at, b.look_at, b.decide_at) for b in self._batches.values()]
         return min([*times, math.inf if self._querying else self._query_at])
 
+    def _clusters(self) -> str:
+        """Return the clusters that have jobs of ours, where the user named any."""
+        return ','.join(sorted({b.cluster for b in self._batches.values()} - {''}))
+
     def _query(self, now: float) -> None:
         """Ask about all jobs in one go."""
         self._querying = True
@@ -302,7 +312,7 @@ class Jobs:
             for batch in list(self._batches.values()):
                 self._on_listing(batch, listing, now)
 
-        self._connection.request({'do': 'query'}, b'', on_rows)
+        self._connection.request({'do': 'query', 'clusters': self._clusters()}, b'', on_rows)
 
     def _on_listing(self, batch: Batch, listing: Listing, began: float) -> None:
         if batch.tracker is None or batch.submitted_at >= began:
@@ -334,7 +344,8 @@ class Jobs:
             batch.next_attempt()
             self._submit(batch)
 
-        self._connection.request({'do': 'lookup', 'token': batch.token}, b'', on_found)
+        header = {'do': 'lookup', 'token': batch.token, 'clusters': batch.cluster}
+        self._connection.request(header, b'', on_found)
 
     # ---- the way out
 
@@ -367,7 +378,7 @@ class Jobs:
             if batch.is_over:
                 self._over(batch)
 
-        self._order({'do': 'scancel', 'jobs': jobs}, on_done)
+        self._order({'do': 'scancel', 'jobs': jobs, 'clusters': batch.cluster}, on_done)
 
     def _order(
         self, header: Mapping[str, Any], then: Callable[[Mapping[str, Any]], None] | None = None

@@ -255,7 +255,8 @@ def canonical_name(name: str, where: str = '') -> str:
 
 def _unknown_warning(name: str) -> str:
     """Return a warning for a name that is not sbatch's, but close to one that is."""
-    advice = '' if name in OPTION_KINDS else did_you_mean(name, OPTION_KINDS)
+    # Likeness 0.8: a typo, not the option of a site's plugin that shares a word with another.
+    advice = '' if name in OPTION_KINDS else did_you_mean(name, OPTION_KINDS, likeness=0.8)
     return f'sbatch has no option --{name} of its own{advice}' if advice else ''
 
 

@@ -228,6 +228,7 @@ def _refuse_late_directives(lines: Sequence[str], end: int) -> None:
     Raises:
         ConfigError: It names their line numbers.
     """
+    last_seen = {line.strip(): number for number, line in enumerate(lines, 1)}
     late, closing = [], ''
     for number, line in enumerate(lines[end:], end + 1):
         if closing:
@@ -236,7 +237,7 @@ def _refuse_late_directives(lines: Sequence[str], end: int) -> None:
             late.append(number)
         elif match := _HERE_DOCUMENT.search(line):
             # Without its end it was none, but a shift as in $((1<<n)).
-            closing = match[1] if any(later.strip() == match[1] for later in lines[number:]) else ''
+            closing = match[1] if last_seen.get(match[1], 0) > number else ''
     if late:
         where = f'line{"s" if len(late) > 1 else ""} {", ".join(map(str, late))}'
         raise ConfigError(

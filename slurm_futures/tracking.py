@@ -14,12 +14,12 @@ put a job that was preempted, or whose node failed, back into the queue.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
-from slurm_futures.remote.slurm_parsers import AccountingRow, JobRow, expand_tasks
+from slurm_futures.remote.slurm_parsers import AccountingRow, ArrayRows, JobRow
 from slurm_futures.remote.states import JobState
 
 
@@ -153,6 +153,8 @@ class Task:
         if 'ended' in message:
             ended = message['ended']
             self.exit = Exit(ended['code'], ended['term'], ended.get('delivered', 0))
+            if not ended['term']:
+                self.state = JobState.FAILED if ended['code'] else JobState.COMPLETED
         elif self.terminal is None and not self.stopping:
             self.state = JobState.RUNNING
 
@@ -229,26 +231,15 @@ class Listing:
 
     def __init__(self, rows: Iterable[JobRow]) -> None:
         self._rows: dict[str, list[JobRow]] = {}
-        self._tasks: dict[str, dict[int, JobRow]] = {}
+        self._jobs: dict[str, ArrayRows] = {}
         for row in rows:
             self._rows.setdefault(row.job_id, []).append(row)
 
     def find(self, job: str, index: int | None) -> JobRow | None:
         """Return the row about a task; None when it is absent."""
-        rows = self._rows.get(job)
-        if not rows:
-            return None
-        if index is None:
-            return rows[-1]
-        return self._expand(job, rows).get(index)
-
-    def _expand(self, job: str, rows: Sequence[JobRow]) -> dict[int, JobRow]:
-        if job not in self._tasks:
-            tasks = self._tasks[job] = {}
-            for row in rows:
-                for index in expand_tasks(row.tasks):
-                    tasks[index] = row
-        return self._tasks[job]
+        if job not in self._jobs:
+            self._jobs[job] = ArrayRows(self._rows.get(job, ()))
+        return self._jobs[job].find(index)
 
 
 @dataclass

@@ -41,6 +41,7 @@ JOB_FACTS: dict[str, Any] = {
 
 
 def every_class() -> list[type[SlurmFuturesError]]:
+    """Return the error classes that the module names in __all__."""
     return [getattr(errors, name) for name in errors.__all__]
 
 
@@ -90,6 +91,7 @@ def test_all_is_sorted_and_complete() -> None:
 
 
 def is_own_error(value: object) -> bool:
+    """Tell whether something that the module holds is one of its error classes."""
     return isinstance(value, type) and issubclass(value, SlurmFuturesError)
 
 
@@ -125,10 +127,13 @@ def test_standard_bases(kind: type[SlurmFuturesError], base: type[Exception]) ->
 
 def test_job_failed_says_what_to_which_job_and_ends_with_stderr() -> None:
     """str() of a JobFailed: the message, the job's facts, the logs, and last the tail of stderr."""
+    known = (
+        'job 123_7, FAILED, exit code 3, killed by signal 9 (SIGKILL), on node n1, '
+        'reason: NonZeroExitCode, the call never began'
+    )
     error = JobFailed('the job failed', **JOB_FACTS)
     assert str(error).splitlines() == [
-        'the job failed (job 123_7, FAILED, exit code 3, killed by signal 9 (SIGKILL), on node n1, '
-        'reason: NonZeroExitCode, the call never began)',
+        f'the job failed ({known})',
         'stdout: /w/1.out',
         'stderr: /w/1.err; last lines of stderr:',
         'Traceback',
@@ -154,7 +159,7 @@ def test_long_stderr_is_cut_to_its_end() -> None:
     [
         (
             CommandFailed(2, ['ls', 'a b'], '', 'no\n'),
-            "command \"ls 'a b'\" failed with exit status 2; last lines of stderr:\nno",
+            'command "ls \'a b\'" failed with exit status 2; last lines of stderr:\nno',
         ),
         (CommandFailed(-9, 'sleep 9'), "command 'sleep 9' was killed by signal 9 (SIGKILL)"),
         (CommandFailed(-40, 'x'), "command 'x' was killed by signal 40"),

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import pickle
-import subprocess
-import sys
 from dataclasses import FrozenInstanceError, fields, replace
 from datetime import timedelta
-from pathlib import Path
 from typing import Any, get_type_hints
 
 import pytest
@@ -114,8 +111,10 @@ def test_single_options(options: dict[str, Any], given_to_sbatch: tuple[str, str
 
 
 def test_equal_resources_are_one_key() -> None:
-    """Batching goes by equality: other spellings and orders of the same are equal, and hash alike."""
-    one = made(nodes=2, gpus=1, exclusive=False, env={'A': '1', 'B': '2'}, extra={'mail_type': 'END'})
+    """Batching goes by equality: other spellings and orders of the same are one key."""
+    one = made(
+        nodes=2, gpus=1, exclusive=False, env={'A': '1', 'B': '2'}, extra={'mail_type': 'END'}
+    )
     two = made(extra={'mail-type': 'END'}, env={'B': '2', 'A': '1'}, gpus='1', nodes='2')
     assert one == two
     assert len({one, two, made(nodes=3)}) == 2
@@ -198,7 +197,8 @@ def test_bare_time_numbers_are_refused(value: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    'value', ['', '1h', '1:2:3:4', '1-', '-1', '1-2-3', '１', ' 60', timedelta(0), timedelta(-1)]
+    'value',
+    ['', '1h', '1:2:3:4', '1-', '-1', '1-2-3', '\uff11', ' 60', timedelta(0), timedelta(-1)],
 )
 def test_other_times_are_refused(value: Any) -> None:
     """Slurm takes a limit of 0 for none at all, so a timedelta of 0 is refused; so is a typo."""
@@ -211,10 +211,13 @@ def test_memory_strings(value: str) -> None:
     assert made(mem=value).mem == value
 
 
-@pytest.mark.parametrize('value', ['1.5G', '4P', '4 G', 'B', '-1', '', '４G'])
+@pytest.mark.parametrize('value', ['1.5G', '4P', '4 G', 'B', '-1', '', '\uff14G'])
 def test_memory_typos(value: str) -> None:
     """sbatch 22.05.8 refuses these, or they are no numbers; a space would be read, but by luck."""
-    assert refusal(mem=value) == f"mem: got {value!r}; write whole numbers: '4G', '500M' or '1536' (megabytes)"
+    assert (
+        refusal(mem=value)
+        == f"mem: got {value!r}; write whole numbers: '4G', '500M' or '1536' (megabytes)"
+    )
 
 
 def test_memory_numbers_are_refused() -> None:
@@ -244,11 +247,12 @@ def test_memory_numbers_are_refused() -> None:
         ({'setup': 3}, 'setup: got 3; write shell lines, as one string or a list of strings'),
         ({'setup': 'a\r\n'}, "setup: got 'a\\r\\n'; NUL and carriage returns are not possible"),
         ({'env': ['A']}, 'env: got a list; write a mapping of names to values'),
+        ({'env': (1, 2)}, 'env: got a tuple; write a mapping of names to values'),
         ({'env': {'1A': 'x'}}, "env: '1A' cannot be the name of an environment variable"),
         ({'env': {'A': 1}}, 'env: the value of A must be a string without NUL'),
         ({'env': {'A': 'x\0'}}, 'env: the value of A must be a string without NUL'),
         ({'mem': '1', 'mem_per_cpu': '1'}, 'mem and mem_per_cpu exclude each other: set one of'),
-        ({'walltime': '1'}, "unknown resource 'walltime': another option of sbatch goes into extra"),
+        ({'xyz': '1'}, "unknown resource 'xyz': another option of sbatch goes into extra"),
         ({'partitions': 'x'}, "unknown resource 'partitions': did you mean 'partition'?"),
         ({'mail_type': 'END'}, "unknown resource 'mail_type': write extra={'mail-type': ...}"),
     ],
@@ -372,35 +376,3 @@ def test_numbers_of_other_types() -> None:
             return 4
 
     assert made(ntasks=Int64(), nodes=Int64()).sbatch_options() == (('nodes', '4'), ('ntasks', '4'))
-
-
-SNIPPET = """
-from datetime import timedelta
-from typing_extensions import Unpack
-from slurm_futures.resources import ResourceOptions
-
-def with_resources(**r: Unpack[ResourceOptions]) -> None: ...
-
-with_resources(partition='cpu', time=timedelta(1), nodes=2, requeue=None, extra={'hold': True})
-with_resources(partition=1)
-with_resources(time=60)
-with_resources(mem=4096)
-with_resources(partitions='cpu')
-with_resources(exclusive='all')
-"""
-
-
-def test_type_checkers_reject_wrong_resources(tmp_path: Path) -> None:
-    """mypy --strict passes right keywords through Unpack[ResourceOptions] and rejects wrong ones."""
-    pytest.importorskip('mypy')
-    script = tmp_path / 'snippet.py'
-    script.write_text(SNIPPET)
-    result = subprocess.run(
-        [sys.executable, '-m', 'mypy', '--strict', '--config-file=', '--no-error-summary', script],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        check=False,
-    )
-    lines = [line for line in result.stdout.splitlines() if line.startswith('snippet.py')]
-    assert [int(line.split(':')[1]) for line in lines if ': error:' in line] == [9, 10, 11, 12, 13]

@@ -254,18 +254,18 @@ class Agent:
             pass
         return spool.write('calls', f'{header["token"]}.sh', [script])
 
-    async def on_query(self, _header: Header, _body: bytes) -> Header:
+    async def on_query(self, header: Header, _body: bytes) -> Header:
         """Ask Slurm about all of the user's jobs."""
-        return _facts(await self._queue.query())
+        return _facts(await self._queue.query(header['clusters']))
 
     async def on_history(self, header: Header, _body: bytes) -> Header:
         """Ask Slurm's accounting about jobs that squeue does not list any more."""
-        return _facts(await self._queue.history(header['jobs']))
+        return _facts(await self._queue.history(header['jobs'], header['clusters']))
 
     async def on_lookup(self, header: Header, _body: bytes) -> Header:
         """Look for a job by the path of its script."""
         path = self._spool.path('calls', f'{header["token"]}.sh')
-        return _facts(await self._queue.lookup(path))
+        return _facts(await self._queue.lookup(path, header['clusters']))
 
     async def on_limits(self, _header: Header, _body: bytes) -> Header:
         """Say what the cluster allows."""
@@ -273,7 +273,7 @@ class Agent:
 
     async def on_scancel(self, header: Header, _body: bytes) -> Header:
         """Cancel jobs and array tasks."""
-        return _facts(await self._queue.cancel(header['jobs']))
+        return _facts(await self._queue.cancel(header['jobs'], header['clusters']))
 
     async def on_revoke(self, header: Header, _body: bytes) -> Header:
         """Claim tasks so that they never run; say who owns each of them now."""

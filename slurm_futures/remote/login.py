@@ -71,10 +71,13 @@ class LoginWorker:
     def _on_command(self, command: Header, body: bytes) -> None:
         call = command['call']
         if command['do'] == 'kill':
-            return self._crew.kill(call)
+            self._crew.kill(call)
+            return
         owner = self._spool.claim(f'call-{call}', self._owner)
         if owner != self._owner:
-            return self._tell({'event': 'owned', 'call': call, 'owner': owner})
+            self._tell({'event': 'owned', 'call': call, 'owner': owner})
+            return
+            return
         if 'body' in command:
             with open(command['body'], 'rb') as file:
                 body = file.read()
