@@ -271,7 +271,11 @@ class CallsBatch(Batch):
     def label(self) -> str:
         """What to call the batch in messages."""
         count = len(self._entries)
-        return f'{count} calls of {self._calls.label}' if count > 1 else f'a call of {self._calls.label}'
+        return (
+            f'{count} calls of {self._calls.label}'
+            if count > 1
+            else f'a call of {self._calls.label}'
+        )
 
     @property
     def _resources(self) -> Resources:
@@ -323,6 +327,14 @@ class CallsBatch(Batch):
             limit = f'%{resources.array_parallelism}' if resources.array_parallelism else ''
             options.append(f'--array=0-{self._tasks - 1}{limit}')
         return options
+
+    def on_job(self, job: str, now: float) -> None:
+        """Take the id that Slurm gave, and say where the calls' output will be."""
+        super().on_job(job, now)
+        logs = f'{self._site.folder}/logs/{self.number}_'
+        for index, entry in enumerate(self._entries):
+            task = self.task_of(index)
+            entry.work.logs = (f'{logs}{task}.out', f'{logs}{task}.err')
 
     def task_indices(self) -> Sequence[int | None]:
         """Return the array indices of the tasks."""

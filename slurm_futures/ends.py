@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Mapping
+from typing import Any
+
 from slurm_futures.errors import (
     JobCancelled,
     JobFailed,
@@ -9,6 +13,8 @@ from slurm_futures.errors import (
     NodeFail,
     OutOfMemory,
     Preempted,
+    PythonVersionMismatch,
+    SlurmFuturesError,
     TimeLimit,
 )
 from slurm_futures.outcomes import Entry
@@ -38,7 +44,13 @@ WORDS: dict[JobState, str] = {
 }
 
 
-def end_error(entry: Entry, job_id: str, end: End, script: bool, stderr: str = '') -> JobFailed:
+OBSTACLES = {
+    'cwd': 'could not enter its working folder: does it exist on the compute nodes?',
+    'python': 'could not start its interpreter: does python_cmd exist on the compute nodes?',
+}
+
+
+def end_error(entry: Entry, job_id: str, end: End, script: bool, stderr: str = '') -> SlurmFuturesError:
     """Return the exception for a call or script whose task has ended.
 
     Args:
@@ -48,6 +60,8 @@ def end_error(entry: Entry, job_id: str, end: End, script: bool, stderr: str = '
         script: whether it is a script, which has an exit code of its own.
         stderr: the tail of what it wrote to stderr.
     """
+    if end.obstacle and end.obstacle['what'] == 'version':
+        return _version_mismatch(job_id, end.node, end.obstacle)
     kind = _kind(end, script)
     if entry.killed:
         kind = JobCancelled
@@ -64,6 +78,17 @@ def end_error(entry: Entry, job_id: str, end: End, script: bool, stderr: str = '
         stdout_path=logs[0],
         stderr_path=logs[1],
         started=False if end.started is False else _began(entry, script),
+    )
+
+
+def _version_mismatch(job_id: str, node: str, found: Mapping[str, Any]) -> PythonVersionMismatch:
+    ours = '.'.join(map(str, sys.version_info[:3]))
+    return PythonVersionMismatch(
+        f'job {job_id} found Python {found["python"]} at {found["executable"]} on {node}, and '
+        f'functions cannot travel between that and Python {ours} here: set python_cmd to a '
+        f'Python {sys.version_info[0]}.{sys.version_info[1]} that the compute nodes have',
+        client=ours,
+        remote=found['python'],
     )
 
 
@@ -84,4 +109,6 @@ def _words(end: End) -> str:
             'is not known to Slurm any more and left no outcome '
             f'(last seen {end.state.value}); it may have run'
         )
+    if end.obstacle:
+        return OBSTACLES[end.obstacle['what']]
     return WORDS.get(end.state, f'ended as {end.state.value}')

@@ -222,7 +222,8 @@ class Jobs:
         self.saw_failure = True
         logs = next((e.work.logs for e in entries if e.work.logs), None)
         finish = self._finisher(batch, task.job_id, worst, entries)
-        if logs is None or worst.started is False:
+        cancelled = worst.started is False and worst.state is JobState.CANCELLED
+        if logs is None or cancelled:
             return finish({}, b'')
         header = {'do': 'tail', 'path': logs[1], 'start': 0, 'end': None, 'limit': TAIL}
         self._connection.request(header, b'', finish)

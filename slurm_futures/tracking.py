@@ -59,6 +59,7 @@ class End:
         state: the state that Slurm gave, or that the wrapper's report amounts to.
         lost: nobody knows what became of it.
         started: False when it provably never began.
+        obstacle: what kept the wrapper from starting the calls (see remote.entry and wrappers).
     """
 
     state: JobState
@@ -68,6 +69,7 @@ class End:
     reason: str = ''
     lost: bool = False
     started: bool | None = None
+    obstacle: Mapping[str, Any] | None = None
 
 
 class Ask(Enum):
@@ -100,6 +102,7 @@ class Task:
     absent_at: float = 0.0
     accounting: AccountingRow | None = None
     revoked: bool | None = None
+    obstacle: Mapping[str, Any] | None = None
 
     @property
     def job_id(self) -> str:
@@ -150,6 +153,7 @@ class Task:
         self.node = message.get('host', self.node)
         self.received += sum(i['event'] == 'outcome' for i in message.get('items', ()))
         self.stopping = self.stopping or 'stopping' in message
+        self.obstacle = message.get('failed')
         if 'ended' in message:
             ended = message['ended']
             self.exit = Exit(ended['code'], ended['term'], ended.get('delivered', 0))
@@ -176,6 +180,8 @@ def decide_script(task: Task, policy: Policy, now: float) -> End | Ask | None:
 
 def decide_calls(task: Task, policy: Policy, now: float) -> End | Ask | None:
     """Decide about a task of function calls some of which have no outcome yet."""
+    if task.obstacle:
+        return End(JobState.FAILED, node=task.node, started=False, obstacle=task.obstacle)
     report = task.exit
     flushed = report is not None and task.received >= report.delivered
     if flushed and report and not report.term and task.terminal is None:

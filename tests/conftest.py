@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cluster.client import Control
 from cluster.layout import ClusterError
+from slurm_futures import SlurmExecutor
 
 ROOT_VARIABLE = 'SLURM_FUTURES_TEST_CLUSTER'
 REQUIRE_VARIABLE = 'SLURM_FUTURES_REQUIRE_CLUSTER'
@@ -118,6 +121,50 @@ def work_dir(tmp_path: Path) -> Path:
     folder = tmp_path / HOSTILE_NAME
     folder.mkdir(mode=0o700)
     return folder
+
+
+@pytest.fixture(scope='module')
+def make_executor(
+    cluster: Control, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[..., SlurmExecutor]]:
+    """Makes executors on the cluster, quick at noticing things; ends what they leave unfinished.
+
+    Their work folders have names full of traps. Keywords are those of SlurmExecutor, and
+    ``slurm``: settings of the queue.
+    """
+    with contextlib.ExitStack() as stack:
+
+        def make(slurm: Mapping[str, Any] | None = None, **settings: Any) -> SlurmExecutor:
+            folder = tmp_path_factory.mktemp('work') / HOSTILE_NAME
+            folder.mkdir(mode=0o700)
+            defaults = {
+                'queue_system': {'slurm': {'polling_interval': 1.0, **(slurm or {})}},
+                'work_dir': str(folder),
+                'grace_period': 2.0,
+            }
+            executor = SlurmExecutor(**(defaults | settings))
+            stack.callback(_end, executor)
+            return executor
+
+        yield make
+
+
+def _end(executor: SlurmExecutor) -> None:
+    for future in executor._core.pending():
+        future.kill()
+    executor.shutdown()
+
+
+@pytest.fixture(scope='module')
+def executor(make_executor: Callable[..., SlurmExecutor]) -> SlurmExecutor:
+    """An executor that the tests of a module share, for speed; none of them may shut it down."""
+    return make_executor()
+
+
+@pytest.fixture(scope='module')
+def nodes(executor: SlurmExecutor) -> SlurmExecutor:
+    """The shared executor's sibling whose functions run in Slurm jobs."""
+    return executor.with_resources(partition='cpu', time='00:10:00')
 
 
 @pytest.fixture

@@ -77,7 +77,6 @@ class LoginWorker:
         if owner != self._owner:
             self._tell({'event': 'owned', 'call': call, 'owner': owner})
             return
-            return
         if 'body' in command:
             with open(command['body'], 'rb') as file:
                 body = file.read()

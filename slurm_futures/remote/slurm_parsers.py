@@ -182,10 +182,13 @@ def find_script(text: str, path: str) -> list[str]:
 def find_submission(text: str, path: str) -> list[str]:
     """Do as `find_script` in what `slurm_commands.accounting_lookup_argv` prints.
 
-    There it is the command line, in which the script's path comes last.
+    There it is the command line, in which the script's path comes last, and slurmdbd has put a
+    question mark for what is not Latin-1 (measured, 22.05).
     """
+    words = re.split('[^ -~]+', path)
+    ending = re.compile('.* ' + '[^/]+'.join(map(re.escape, words)), re.DOTALL)
     pairs = (line.partition('|')[::2] for line in text.split('\n'))
-    return _ids(job.partition('_')[0] for job, line in pairs if line.endswith(' ' + path))
+    return _ids(job.partition('_')[0] for job, line in pairs if ending.fullmatch(line))
 
 
 def _ids(words: Iterable[str]) -> list[str]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import stat
 import time
 from typing import Iterable, List, Set, Tuple
@@ -63,6 +62,8 @@ class Spool:
 
     def remove(self, keep_logs: bool) -> None:
         """Remove the run's folders, all of them or all but the logs."""
+        import shutil  # costs 2 ms, which every task would pay
+
         for kind in FOLDERS:
             if kind != 'logs' or not keep_logs:
                 shutil.rmtree(self.path(kind), ignore_errors=True)
