@@ -167,6 +167,8 @@ class Batch(ABC):
         if task is None:
             return
         winner = message.get('superseded', 'job:' + message['job']).partition(':')[2]
+        if winner != task.job and 'failed' in message:
+            return  # it has not even claimed the task
         if winner != task.job:  # another submission of the same batch won the claim
             task.job = winner
             task.absences = 0
@@ -436,6 +438,7 @@ class ScriptBatch(Batch):
             cwd=cwd,
             setup=[*site.setup, *resources.setup],
             env=dict(resources.env),
+            signal_option=dict(gaps).get('signal') or self._setting('signal'),
         ).encode()
         header = {
             'do': 'submit',

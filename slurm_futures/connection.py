@@ -205,7 +205,7 @@ class Connection:
         self._outgoing: collections.deque[Iterator[bytes]] = collections.deque()
         self._unsent = memoryview(b'')
         self._silent = 0.0
-        self._pinged = False
+        self._ping_at = 0.0
         self._stepped = time.monotonic()
         self._attempts = 0
         self._retry_at = 0.0
@@ -287,10 +287,11 @@ class Connection:
         return self._retry_at if self._requests and not self._opening else float('inf')
 
     def _take_over(self, line: Line) -> None:
-        self._line, self._silent, self._pinged, self._attempts = line, 0.0, False, 0
+        self._line, self._silent, self._attempts = line, 0.0, 0
         self._greeted = True
+        unanswered = list(self._requests.values())  # what on_hello() adds is sent by request()
         self._on_hello(line.hello)
-        for request in list(self._requests.values()):
+        for request in unanswered:
             self._post(request)
         for header, body in line.early:
             self._on_message(header, body)
@@ -313,8 +314,8 @@ class Connection:
         self._silent += elapsed
         if self._silent >= SILENCE:
             self.lose(f'it has not answered for {SILENCE:g} s')
-        elif self._silent >= PING_INTERVAL and not self._pinged:
-            self._pinged = True
+        elif self._stepped >= self._ping_at:  # the agent wants to hear from us, too
+            self._ping_at = self._stepped + PING_INTERVAL
             self.tell({'do': 'ping', 'id': 0})
 
     def lose(self, why: str) -> None:
@@ -385,7 +386,7 @@ class Connection:
             return self.lose(str(error))
         if not data:
             return self.lose('it ended')
-        self._silent, self._pinged = 0.0, False
+        self._silent = 0.0
         for header, body in self._line.inbox.feed(data):
             self._on_message(header, body)
 

@@ -18,6 +18,7 @@ from slurm_futures.futures import JobFuture
 from slurm_futures.jobs import Jobs
 from slurm_futures.logincalls import LoginCalls
 from slurm_futures.outcomes import Entry, Group, Ledger
+from slurm_futures.remote.slurm_parsers import ClusterLimits
 from slurm_futures.tracking import Policy
 
 LOGGER = logging.getLogger('slurm_futures')
@@ -281,6 +282,8 @@ class Dispatcher:
             self._unlaunched.append(work)
             return
         if isinstance(work, ScriptJob):
+            if work.future.cancelled():
+                return
             numbers = (next(self._batches), next(self._numbers))
             self.jobs.add(
                 ScriptBatch(self.jobs, self._place(), self._policy, numbers, work, self._entry)
@@ -320,9 +323,13 @@ class Dispatcher:
         self._release()
 
     def _on_limits(self, limits: Mapping[str, Any], _body: bytes) -> None:
-        codes = frozenset([*limits['requeue_exit'], *limits['requeue_exit_hold']])
+        if 'error' in limits:
+            LOGGER.warning("cannot ask for the cluster's limits: %s", limits['error'])
+        defaults = ClusterLimits()._asdict()
+        known = {name: limits.get(name, default) for name, default in defaults.items()}
+        codes = frozenset([*known['requeue_exit'], *known['requeue_exit_hold']])
         self._policy = Policy(self._plan.grace, codes)
-        self._most_tasks = max(1, min(limits['max_array_size'], limits['max_array_tasks']))
+        self._most_tasks = max(1, min(known['max_array_size'], known['max_array_tasks']))
         unlaunched, self._unlaunched = self._unlaunched, []
         for work in unlaunched:
             self._launch(work)

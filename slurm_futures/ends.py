@@ -47,6 +47,7 @@ WORDS: dict[JobState, str] = {
 OBSTACLES = {
     'cwd': 'could not enter its working folder: does it exist on the compute nodes?',
     'python': 'could not start its interpreter: does python_cmd exist on the compute nodes?',
+    'setup': 'ended in its setup lines',
 }
 
 

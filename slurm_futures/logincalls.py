@@ -128,7 +128,7 @@ class LoginCalls:
 
     def _on_owner(self, call: int, header: Mapping[str, Any], _body: bytes) -> None:
         orphan = self._orphans.get(call)
-        if orphan is None:
+        if orphan is None or 'error' in header:
             return
         now = time.monotonic()
         if header['lease'] != orphan.lease or not orphan.lease_at:

@@ -44,11 +44,13 @@ class Exit:
         code: the exit status of the script, or of the worker.
         term: whether it had got SIGTERM, so that Slurm knows better what happened.
         delivered: how many outcomes it had put into the spool.
+        signal: what ended the script, if a signal did.
     """
 
     code: int
     term: bool
     delivered: int = 0
+    signal: int | None = None
 
 
 @dataclass(frozen=True)
@@ -156,7 +158,8 @@ class Task:
         self.obstacle = message.get('failed')
         if 'ended' in message:
             ended = message['ended']
-            self.exit = Exit(ended['code'], ended['term'], ended.get('delivered', 0))
+            delivered, signal = ended.get('delivered', 0), ended.get('signal')
+            self.exit = Exit(ended['code'], ended['term'], delivered, signal)
             if not ended['term']:
                 self.state = JobState.FAILED if ended['code'] else JobState.COMPLETED
         elif self.terminal is None and not self.stopping:
@@ -171,8 +174,8 @@ def decide_script(task: Task, policy: Policy, now: float) -> End | Ask | None:
     report = task.exit
     if report and not report.term and report.code not in policy.requeue_exits:
         state = JobState.FAILED if report.code else JobState.COMPLETED
-        signal = report.code - 128 if 128 < report.code < 128 + 65 else None
-        return End(state, report.code, signal, task.node, started=True)
+        code = report.code if report.signal is None else None
+        return End(state, code, report.signal, task.node, started=True)
     if task.terminal is JobState.COMPLETED:
         return End(JobState.COMPLETED, 0, node=task.node, started=True)
     return _decide_by_slurm(task, policy, now, flushed=report is not None)
@@ -180,7 +183,7 @@ def decide_script(task: Task, policy: Policy, now: float) -> End | Ask | None:
 
 def decide_calls(task: Task, policy: Policy, now: float) -> End | Ask | None:
     """Decide about a task of function calls some of which have no outcome yet."""
-    if task.obstacle:
+    if task.obstacle and task.obstacle.get('code') not in policy.requeue_exits:
         return End(JobState.FAILED, node=task.node, started=False, obstacle=task.obstacle)
     report = task.exit
     flushed = report is not None and task.received >= report.delivered

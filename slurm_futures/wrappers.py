@@ -36,11 +36,23 @@ _SETUP = """\
 {exports}{define}{setup}
 """
 
+_BEFORE_CALLS = """\
+doing=setup
+failed() {{ post '"failed":{{"what":"'"$doing"'","code":'"$1"'}}'; }}
+# Slurm knows what SIGTERM meant; the job may be on its way back into the queue.
+trap 'exit 143' TERM
+trap 'code=$?; [ "$code" -eq 143 ] || failed "$code"' EXIT
+"""
+
 _CALLS = """\
-cd {cwd} || {{ post '"failed":{{"what":"cwd"}}'; exit 1; }}
+doing=cwd
+cd {cwd} || exit 1
+doing=python
 exec {python} {entry} task "$spool" "$batch"
-post '"failed":{{"what":"python"}}'
-exit 127
+code=$?
+trap - EXIT
+failed "$code"
+exit "$code"
 """
 
 _SCRIPT = """\
@@ -53,17 +65,23 @@ case $owner in
   *) echo "slurm_futures: cannot claim this task in $spool/claims" >&2; exit 1 ;;
 esac
 post '"started":true' "$(readlink "/proc/$$/fd/1")" "$(readlink "/proc/$$/fd/2")"
+# What this shell says of its child's death is no part of the job's output, but tells a death by
+# signal from an exit status over 128. That of these signals it does not mention.
+exec 3>&2 4<> <(:) 2>&4
+silent=' 130 141 143 '
 stopping=false
 stop() {{
   stopping=true
+{on_term}
   post '"stopping":true'
 }}
 trap stop TERM
-for signal in HUP INT QUIT USR1 USR2 CONT; do
-  trap 'kill -s '"$signal"' "$child" 2>/dev/null' "$signal"
+for signal in {signals}; do
+  trap 'kill -s '"$signal"' "$child"' "$signal"
 done
 (
-  trap - HUP INT QUIT TERM USR1 USR2 CONT
+  trap - TERM {signals}
+  exec 2>&3 3>&- 4>&-
   cd {cwd} || exit 1
 {setup}
   exec {command}
@@ -78,8 +96,18 @@ done
 wait "$child" 2>/dev/null
 again=$?
 if [ "$again" -ne 127 ]; then code=$again; fi
-post '"ended":{{"code":'"$code"',"term":'"$stopping"'}}'
+died=null
+if [ "$code" -gt 128 ] && {{ [[ $silent == *" $code "* ]] || read -r -t 0.1 _ <&4; }}; then
+  died=$((code - 128))
+fi
+post '"ended":{{"code":'"$code"',"signal":'"$died"',"term":'"$stopping"'}}'
 exit "$code"
+"""
+
+_FORWARDED = 'HUP INT QUIT USR1 USR2 ALRM CONT URG XCPU'
+"""What ``--signal=B:`` and ``scancel --batch`` may send to the batch script alone.
+
+Not SIGTERM, which on scancel, at the time limit and on a requeue reaches all of a job's processes.
 """
 
 
@@ -117,6 +145,7 @@ def calls_script(
     return (
         '#!/bin/bash\n'
         + _HEAD.format(folder=shlex.quote(folder), batch=batch)
+        + _BEFORE_CALLS.format()
         + _setup(setup, env or {})
         + _CALLS.format(
             cwd=shlex.quote(cwd), python=shlex.quote(python_cmd), entry=shlex.quote(entry)
@@ -133,6 +162,7 @@ def user_script(
     cwd: str,
     setup: Sequence[str] = (),
     env: Mapping[str, str] | None = None,
+    signal_option: str | None = None,
 ) -> str:
     """Return the batch script that wraps a user's script.
 
@@ -144,9 +174,20 @@ def user_script(
         cwd: where the script runs.
         setup: shell lines to run first, in bash with ``module`` defined.
         env: environment variables to set before them.
+        signal_option: the job's ``--signal``.
     """
     head = ''.join(line + '\n' for line in ('#!/bin/bash', *header_lines))
     body = _SCRIPT.format(
-        cwd=shlex.quote(cwd), setup=_setup(setup, env or {}), command=shlex.join(command)
+        cwd=shlex.quote(cwd),
+        setup=_setup(setup, env or {}),
+        command=shlex.join(command),
+        signals=_FORWARDED,
+        on_term='  kill -s TERM "$child"' if _warns_by_term(signal_option or '') else '  :',
     )
     return head + _HEAD.format(folder=shlex.quote(folder), batch=batch) + body
+
+
+def _warns_by_term(option: str) -> bool:
+    """Return whether ``--signal`` sends SIGTERM to the batch script alone, ahead of the end."""
+    flags, _, rest = option.upper().rpartition(':')
+    return 'B' in flags and rest.partition('@')[0].removeprefix('SIG') in ('TERM', '15')

@@ -220,8 +220,10 @@ def test_a_task_is_found_in_its_row() -> None:
     """A row of its own, or one with others; a task in none is absent."""
     listed = rows('27|10,12%3|27|PENDING||x', '27|6|31|RUNNING|n2|None')
     running, waiting = listed.find(6), listed.find(12)
-    assert running is not None and running.raw_id == '31'
-    assert waiting is not None and waiting.state == 'PENDING'
+    assert running is not None
+    assert running.raw_id == '31'
+    assert waiting is not None
+    assert waiting.state == 'PENDING'
     assert listed.find(11) is None
     assert rows().find(0) is None
     assert rows().find(None) is None
@@ -232,23 +234,29 @@ def test_a_task_that_may_have_been_cut_off_is_alive(state: str) -> None:
     """It is not absent, and the state of the others proves nothing about it, even an end."""
     listed = rows(f'27|0,2,4,1...|27|{state}||x', '27|6|31|COMPLETED|n2|None')
     known, cut, own = listed.find(4), listed.find(17), listed.find(6)
-    assert known is not None and known.state == state
-    assert cut is not None and JobState.parse(cut.state) is None
-    assert own is not None and own.state == 'COMPLETED'
+    assert known is not None
+    assert known.state == state
+    assert cut is not None
+    assert JobState.parse(cut.state) is None
+    assert own is not None
+    assert own.state == 'COMPLETED'
 
 
 def test_a_list_that_nobody_understands_covers_every_task() -> None:
     """A new spelling must not make tasks look absent."""
     row = rows('27|evens|27|PENDING||x').find(3)
-    assert row is not None and JobState.parse(row.state) is None
+    assert row is not None
+    assert JobState.parse(row.state) is None
 
 
 def test_the_cancelled_rest_of_an_array_names_no_tasks() -> None:
     """After `scancel --user` its row has N/A for tasks: it speaks for all without their own."""
     listed = rows('27|N/A|27|CANCELLED||x', '27|6|31|COMPLETED|n2|None')
     rest, own = listed.find(40), listed.find(6)
-    assert rest is not None and rest.state == 'CANCELLED'
-    assert own is not None and own.state == 'COMPLETED'
+    assert rest is not None
+    assert rest.state == 'CANCELLED'
+    assert own is not None
+    assert own.state == 'COMPLETED'
 
 
 def test_a_script_that_makes_itself_an_array_lives_as_long_as_any_task() -> None:
@@ -256,8 +264,10 @@ def test_a_script_that_makes_itself_an_array_lives_as_long_as_any_task() -> None
     ended = ['5|0|5|COMPLETED|n1|None', '5|1|6|FAILED|n1|None']
     alive = rows(*ended, '5|2|7|RUNNING|n1|None', *ended).find(None)
     over = rows(*ended).find(None)
-    assert alive is not None and alive.state == 'RUNNING'
-    assert over is not None and over.state == 'FAILED'
+    assert alive is not None
+    assert alive.state == 'RUNNING'
+    assert over is not None
+    assert over.state == 'FAILED'
 
 
 # ---- lookup

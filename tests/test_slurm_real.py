@@ -171,7 +171,8 @@ def test_a_released_special_exit_waits_for_a_person(desk: Desk) -> None:
     slurm('scontrol', 'requeuehold', 'State=SpecialExit', job)
     assert desk.reaches(job, 'SPECIAL_EXIT')
     row = desk.row(job)
-    assert row is not None and row.needs_attention
+    assert row is not None
+    assert row.needs_attention
 
 
 def test_jobs_in_a_hidden_partition_are_listed(faults: Control, desk: Desk) -> None:
@@ -324,7 +325,8 @@ def test_the_accounting_tells_how_tasks_ended(accounting: Control, desk: Desk) -
     ends = {tasks: (row.state, row.exit_code, row.signal) for tasks, row in rows.items()}
     assert ends == {'0': ('FAILED', 3, 0), '1': ('FAILED', 0, 11), '2': ('COMPLETED', 0, 0)}
     for row in rows.values():
-        assert row.submit is not None and row.end is not None
+        assert row.submit is not None
+        assert row.end is not None
         assert 0 <= row.end - row.submit < 300
 
 

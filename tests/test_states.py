@@ -108,7 +108,7 @@ def test_any_text_is_a_state_or_none(text: str) -> None:
 
 
 def test_states_survive_pickling() -> None:
-    """A state is the same object after a pickle round trip, and sets find it as its name."""
+    """A state is the same object after a pickle round trip, and hashes as its name does."""
     for state in JobState:
         assert pickle.loads(pickle.dumps(state)) is state
-        assert state.value in {state}
+        assert hash(state) == hash(state.value)

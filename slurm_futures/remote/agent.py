@@ -19,6 +19,7 @@ import concurrent.futures
 import os
 import sys
 import time
+import traceback
 from typing import Any, AsyncIterator, Awaitable, Callable, Dict, List, Set, Tuple, TypeVar
 
 from . import library
@@ -70,9 +71,12 @@ class Agent:
         scan = loop.create_task(self._scan_forever())
         silence = loop.create_task(self._wait_for_silence())
         serve = loop.create_task(self._serve())
-        await asyncio.wait({serve, silence, scan}, return_when=asyncio.FIRST_COMPLETED)
+        tasks = {serve, silence, scan}
+        ended, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         if self._tasks:
             await asyncio.wait(self._tasks)
+        for task in ended:
+            task.result()  # whatever stopped it
 
     def _prepare(self) -> Header:
         config = self._config
@@ -237,7 +241,10 @@ class Agent:
         if reply['kind'] == 'submitted':
             submitted = {'batch': header['batch'], 'submitted': reply['job_id']}
             submitted.update(token=header['token'], cluster=reply['cluster'])
-            await _thread(self._spool.post, 'submitted', submitted)
+            try:
+                await _thread(self._spool.post, 'submitted', submitted)
+            except OSError as error:  # the answer tells it too, unless this agent dies now
+                print(f'cannot note the submission of {path}: {error}', file=sys.stderr)
         return reply
 
     def _write_batch(self, header: Header, body: bytes) -> str:
@@ -389,6 +396,12 @@ def main(config: Header, files: Dict[str, bytes]) -> None:
 
 
 async def _main(config: Header, files: Dict[str, bytes]) -> None:
-    await Agent(config, files).run()
-    sys.stdout.flush()
-    os._exit(0)  # a thread may hang in a file-system call for ever
+    status = 1
+    try:
+        await Agent(config, files).run()
+        status = 0
+    except Exception:
+        traceback.print_exc()
+    finally:
+        sys.stderr.flush()
+        os._exit(status)  # a thread may hang in a file-system call for ever

@@ -67,12 +67,8 @@ async def run_command(
         timeout: seconds after which it is killed, with all that it has started.
         cwd: its working directory.
     """
-    loop = asyncio.get_running_loop()
-    pipes: Dict[str, Any] = {'stdin': asyncio.subprocess.DEVNULL, 'start_new_session': True}
     try:
-        transport, collector = await loop.subprocess_exec(
-            _Collector, *argv, env=env, cwd=cwd, **pipes
-        )
+        transport, collector = await _spawn(argv, env, cwd)
     except OSError as error:
         return Finished(None, b'', b'', error)
     try:
@@ -86,6 +82,25 @@ async def run_command(
     finally:
         _kill(transport)
         transport.close()
+
+
+async def _spawn(
+    argv: Sequence[str], env: Mapping[str, str], cwd: str | None
+) -> tuple[asyncio.SubprocessTransport, _Collector]:
+    pipes: Dict[str, Any] = {'stdin': asyncio.subprocess.DEVNULL, 'start_new_session': True}
+    loop = asyncio.get_running_loop()
+    starting = asyncio.ensure_future(
+        loop.subprocess_exec(_Collector, *argv, env=env, cwd=cwd, **pipes)
+    )
+    try:
+        return await asyncio.shield(starting)
+    except asyncio.CancelledError:
+        # Interrupted in this, asyncio would await the end of all that the command has started.
+        with contextlib.suppress(OSError):
+            transport, _ = await starting
+            _kill(transport)
+            transport.close()
+        raise
 
 
 async def _within(event: asyncio.Event, seconds: float) -> bool:
