@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -38,6 +39,10 @@ class Site:
     python_cmd: str
     setup: Sequence[str]
     sys_path: Sequence[str]
+
+    def place(self, cwd: str | None) -> str:
+        """Return where something runs: what it says, relative to where the others run."""
+        return os.path.join(self.cwd, cwd) if cwd else self.cwd
 
 
 class Owner(Protocol):
@@ -77,8 +82,7 @@ class Batch(ABC):
         self.refusals = self.misses = 0
         self.retry_at = self.look_at = self.decide_at = math.inf
         self.look_since = self.history_at = 0.0
-        self._entries: list[Entry] = []
-        self._open: set[int] = set()
+        self._open: dict[int, Entry] = {}  # nothing else keeps a call, and so its result
 
     # ---- what differs between calls and scripts
 
@@ -143,10 +147,9 @@ class Batch(ABC):
         self.look_at = math.inf
 
     def _take(self, entries: Iterable[Entry]) -> None:
-        self._entries = list(entries)
-        self._open = set(range(len(self._entries)))
-        self.first = self._entries[0].work.number
-        for entry in self._entries:
+        self._open = dict(enumerate(entries))
+        self.first = self._open[0].work.number
+        for entry in self._open.values():
             entry.work.state = JobState.PENDING
 
     def on_job(self, job: str, now: float) -> None:
@@ -157,8 +160,8 @@ class Batch(ABC):
         wanted = {self.task_of(index) for index in self._open}
         tracked = tasks if self.is_script else {n: t for n, t in tasks.items() if n in wanted}
         self.tracker = Tracker(self._policy, self.is_script, tracked)
-        for entry in self._entries:
-            task = tasks.get(self.task_of(self.call_index(entry)))
+        for index, entry in self._open.items():
+            task = tasks.get(self.task_of(index))
             entry.work.job_id = job if self.is_script or task is None else task.job_id
 
     def on_task_message(self, message: Mapping[str, Any]) -> None:
@@ -194,7 +197,7 @@ class Batch(ABC):
 
     def open_entries(self) -> list[Entry]:
         """Return the calls whose futures are not done."""
-        return [self._entries[index] for index in sorted(self._open)]
+        return list(self._open.values())
 
     def open_tasks(self) -> list[int]:
         """Return the tasks that have not ended."""
@@ -203,7 +206,7 @@ class Batch(ABC):
     def close_call(self, entry: Entry) -> None:
         """Take note that a call's future is done; its task is not tracked after its last call."""
         index = self.call_index(entry)
-        self._open.discard(index)
+        self._open.pop(index, None)
         task = self.task_of(index)
         if self.tracker and not self.is_script and not self.entries_of(task):
             self.tracker.tasks.pop(task, None)
@@ -262,7 +265,7 @@ class CallsBatch(Batch):
     ) -> None:
         super().__init__(owner, site, policy, numbers[0])
         self._calls = calls
-        self._make_entry = make_entry
+        self._count = len(calls.calls)
         self._tasks = calls.tasks
         self._take(
             make_entry(future, number, self)
@@ -272,7 +275,7 @@ class CallsBatch(Batch):
     @property
     def label(self) -> str:
         """What to call the batch in messages."""
-        count = len(self._entries)
+        count = self._count
         return (
             f'{count} calls of {self._calls.label}'
             if count > 1
@@ -290,7 +293,7 @@ class CallsBatch(Batch):
     def request(self) -> tuple[dict[str, Any], bytes]:
         """Return the agent's order to submit the batch."""
         target, site, resources = self._calls.target, self._site, self._resources
-        cwd = target.cwd or site.cwd
+        cwd = site.place(target.cwd)
         script = wrappers.calls_script(
             folder=site.folder,
             batch=self.number,
@@ -333,8 +336,9 @@ class CallsBatch(Batch):
     def on_job(self, job: str, now: float) -> None:
         """Take the id that Slurm gave, and say where the calls' output will be."""
         super().on_job(job, now)
+        self._calls = replace(self._calls, functions=[], calls=[])  # Slurm has them
         logs = f'{self._site.folder}/logs/{self.number}_'
-        for index, entry in enumerate(self._entries):
+        for index, entry in self._open.items():
             task = self.task_of(index)
             entry.work.logs = (f'{logs}{task}.out', f'{logs}{task}.err')
 
@@ -349,8 +353,8 @@ class CallsBatch(Batch):
     def entries_of(self, task: int) -> list[Entry]:
         """Return the open calls of a task."""
         first = task * self._calls.chunksize
-        calls = range(first, min(first + self._calls.chunksize, len(self._entries)))
-        return [self._entries[index] for index in calls if index in self._open]
+        calls = range(first, min(first + self._calls.chunksize, self._count))
+        return [self._open[index] for index in calls if index in self._open]
 
     def end_task(self, number: int, end: End) -> tuple[End, list[Entry]] | None:
         """Take a task's end, which is the end of all its calls that have no outcome."""
@@ -362,7 +366,7 @@ class CallsBatch(Batch):
         """Return the open calls in two sets of half as many tasks; none if there is one task."""
         if not self._is_array:
             return []
-        calls = [self._calls.calls[index] for index in sorted(self._open)]
+        calls = [self._calls.calls[index] for index in self._open]
         return replace(self._calls, calls=calls).split(math.ceil(self._tasks / 2))
 
 
@@ -378,6 +382,7 @@ class ScriptJob:
         name: the job's name, if the script's own is not wanted.
         check: whether an end other than COMPLETED is raised.
         mkdir: whether a missing working folder is created.
+        default_name: the job's name if nobody gives it one.
     """
 
     target: Target
@@ -387,6 +392,7 @@ class ScriptJob:
     name: str | None = None
     check: bool = True
     mkdir: bool = False
+    default_name: str = 'script'
 
 
 class ScriptBatch(Batch):
@@ -405,7 +411,8 @@ class ScriptBatch(Batch):
     ) -> None:
         super().__init__(owner, site, policy, numbers[0])
         self._job = job
-        self._ends: list[End] = []
+        self._ends: dict[int, End] = {}
+        self._logs: dict[int, tuple[str, str]] = {}
         spec = self._setting('array')
         self._indices: Sequence[int | None] = array_indices(spec) if spec else [None]
         self._take([make_entry(job.future, numbers[1], self)])
@@ -423,9 +430,11 @@ class ScriptBatch(Batch):
         """Return the agent's order to submit the batch."""
         job, site = self._job, self._site
         resources = job.target.resources or Resources()
-        cwd = job.target.cwd or self._setting('chdir') or site.cwd
+        cwd = site.place(job.target.cwd or self._setting('chdir'))
         gaps = fill_gaps(job.header, resources.sbatch_options())
         lines = [*render_sbatch_lines(gaps), *job.header.lines]
+        named = self._setting('job-name') is not None or 'job-name' in dict(gaps)
+        name = job.name or (None if named else job.default_name)
         command = [job.header.interpreter]
         if job.header.argument:
             command.append(job.header.argument)
@@ -444,7 +453,7 @@ class ScriptBatch(Batch):
             'do': 'submit',
             'batch': self.number,
             'token': self.token,
-            'options': [f'--chdir={cwd}', *([f'--job-name={job.name}'] if job.name else [])],
+            'options': [f'--chdir={cwd}', *([f'--job-name={name}'] if name else [])],
             'cwd': cwd,
             'mkdir': job.mkdir,
             'folders': self._log_folders(),
@@ -475,18 +484,26 @@ class ScriptBatch(Batch):
         self._open.clear()
         super().on_end(entry)
 
+    def on_task_message(self, message: Mapping[str, Any]) -> None:
+        """Take what a task's wrapper reports."""
+        super().on_task_message(message)
+        if 'logs' in message:
+            self._logs[message['task']] = tuple(message['logs'])
+
     def end_task(self, number: int, end: End) -> tuple[End, list[Entry]] | None:
         """Take a task's end; the script ends with the last one, as badly as the worst."""
         if self.tracker is None or number not in self.tracker.tasks:
             return None
-        del self.tracker.tasks[number]
-        self._ends.append(end)
+        task = self.tracker.tasks.pop(number)
+        self._ends[number] = replace(end, job_id=task.job_id)
         if self.tracker.tasks:
             return None
-        worst = next((e for e in self._ends if e.state is not JobState.COMPLETED), end)
-        for entry in self._entries:
-            entry.work.state = worst.state
-        return worst, self.open_entries()
+        bad = (n for n, e in self._ends.items() if e.state is not JobState.COMPLETED)
+        number = next(bad, number)
+        for entry in self._open.values():
+            entry.work.state = self._ends[number].state
+            entry.work.logs = self._logs.get(number, entry.work.logs)
+        return self._ends[number], self.open_entries()
 
     def script_succeeded(self, end: End) -> bool:
         """Return whether the script completed."""

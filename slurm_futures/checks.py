@@ -14,7 +14,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 from slurm_futures.errors import ConfigError
 
@@ -23,6 +23,7 @@ __all__ = [
     'did_you_mean',
     'environment',
     'memory',
+    'named',
     'not_negative',
     'pairs',
     'path',
@@ -30,8 +31,11 @@ __all__ = [
     'shell_lines',
     'shown',
     'text',
+    'text_input',
     'time_limit',
 ]
+
+_T = TypeVar('_T')
 
 _TIME = re.compile(r'[0-9]+(:[0-9]+){0,2}|[0-9]+-[0-9]+(:[0-9]+){0,2}')
 _MEMORY = re.compile(r'[0-9]+([KMGT]B?)?', re.IGNORECASE)
@@ -50,6 +54,29 @@ def did_you_mean(name: str, known: Iterable[str], likeness: float = 0.6) -> str:
     """Return ``": did you mean 'x'?"`` for the closest known name, '' where none is close."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=likeness)
     return f': did you mean {close[0]!r}?' if close else ''
+
+
+def named(name: str, check: Callable[[object], _T], value: object) -> _T | None:
+    """Return an optional argument of a call in its normal form; None stays None.
+
+    Raises:
+        ConfigError: It cannot work; the message names it.
+    """
+    try:
+        return None if value is None else check(value)
+    except ConfigError as error:
+        raise ConfigError(f'{name}: {error}') from None
+
+
+def text_input(value: object) -> bytes:
+    """Return text as the bytes that a command reads.
+
+    Raises:
+        ConfigError: Not a string: bytes of any encoding could be meant otherwise.
+    """
+    if not isinstance(value, str):
+        raise ConfigError(f'got {shown(value)}; write a string')
+    return value.encode(errors='surrogateescape')
 
 
 def text(value: object) -> str:

@@ -7,6 +7,7 @@ thread. Requests without a reply are kept and sent again, under their old ids, t
 from __future__ import annotations
 
 import collections
+import contextlib
 import itertools
 import logging
 import random
@@ -118,8 +119,8 @@ def _await_marker(stream: ByteStream, marker: str, recipe: Recipe) -> bytes:
             'slurm_futures needs 3.8 or newer there: set python_cmd, or load a newer one in setup'
         )
     raise ConnectionFailed(
-        f'{recipe.python_cmd!r} did not start on {_where(recipe)}: '
-        'set python_cmd to a Python 3.8 or newer' + _shown(stream, seen)
+        f'{recipe.python_cmd!r} did not start on {_where(recipe)}: look at the commands in setup, '
+        'and set python_cmd to a Python 3.8 or newer' + _shown(stream, seen)
     )
 
 
@@ -211,11 +212,17 @@ class Connection:
         self._retry_at = 0.0
         self._losses: collections.deque[float] = collections.deque(maxlen=KILLS)
         self._greeted = False
+        self._closed = False
 
     @property
     def stream(self) -> ByteStream | None:
         """The open stream, to be waited for."""
         return self._line.stream if self._line else None
+
+    @property
+    def has_agent(self) -> bool:
+        """Whether there is an agent, or was, or is one being started."""
+        return self._greeted or self._opening is not None
 
     @property
     def wants_to_write(self) -> bool:
@@ -262,6 +269,8 @@ class Connection:
             self._opened.append(open_line(self._recipe))
         except BaseException as error:  # handed to the polling thread
             self._opened.append(error)
+        if self._closed:
+            self._close_opened()
         self._wake()
 
     def step(self) -> None:
@@ -347,9 +356,14 @@ class Connection:
 
     def close(self) -> None:
         """Close the line for good."""
+        self._closed = True
         self._requests.clear()
         self._drop()
-        while self._opened:
+        self._close_opened()
+
+    def _close_opened(self) -> None:
+        """Close a line that nobody needs any more; called from two threads."""
+        with contextlib.suppress(IndexError):
             opened = self._opened.popleft()
             if isinstance(opened, Line):
                 opened.stream.close()

@@ -14,9 +14,10 @@ import os
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from typing import Any, TypeVar
 
+from slurm_futures import futures
 from slurm_futures.dispatcher import Dispatcher, Plan
 from slurm_futures.errors import ExecutorBroken, SlurmFuturesError
 from slurm_futures.futures import JobFuture, Work
@@ -60,13 +61,13 @@ class Core:
 
     def __init__(self, plan: Plan) -> None:
         self._pid = os.getpid()
-        self._lock = threading.Lock()
+        # Re-entrant: collecting garbage under it may run a destructor that shuts an executor down.
+        self._lock = threading.RLock()
         self._pending: dict[JobFuture[Any], Scope] = {}
-        self._open: set[int] = set()
-        self._watchers: dict[int, weakref.ref[Any]] = {}
+        self._executors: dict[int, weakref.ref[Any]] = {}
         self._broken: BaseException | None = None
         self._detached = False
-        self._ended = False
+        self._closed = False
         self._inbox = Inbox()
         self._dispatcher = Dispatcher(plan, self._inbox.wake, self.is_pending, self._on_done)
         self._thread = threading.Thread(
@@ -77,26 +78,40 @@ class Core:
     # ---- executors
 
     def enter(self, executor: Any, scope: Scope) -> None:
-        """Keep the core alive as long as an executor lives and is not shut down."""
-        inbox, key = self._inbox, id(scope)
+        """Keep the core alive as long as an executor lives and is not shut down.
+
+        Raises:
+            RuntimeError: the core has ended.
+            ExecutorBroken: the polling thread has failed.
+        """
+        inbox = self._inbox
         # A weak reference's callback may come at any moment, in any thread: it only hands over.
         reference = weakref.ref(executor, lambda _: inbox.put_quietly(lambda _p: self.leave(scope)))
         with self._lock:
             self._check_open()
-            self._open.add(key)
-            self._watchers[key] = reference
+            self._executors[id(scope)] = reference
             if self._thread.ident is None:
                 self._thread.start()
 
     def leave(self, scope: Scope) -> None:
         """Let the core end when this was the last executor and nothing is pending."""
         with self._lock:
-            self._open.discard(id(scope))
-            self._watchers.pop(id(scope), None)
+            self._executors.pop(id(scope), None)
 
-    def _may_leave(self) -> bool:
+    def _is_unused(self) -> bool:
+        """Return whether no executor is left that could take a call."""
+        return all(reference() is None for reference in list(self._executors.values()))
+
+    def _may_close(self, leaving: bool) -> bool:
+        """Take no more calls, and return True, if nobody is left who waits for one.
+
+        Args:
+            leaving: whether the main thread has ended, so that executors do not count.
+        """
         with self._lock:
-            return not self._open and not self._pending
+            if not self._pending and (leaving or self._is_unused()):
+                self._closed = True
+            return self._closed
 
     # ---- submissions
 
@@ -118,13 +133,13 @@ class Core:
     def _check_open(self) -> None:
         if self._broken is not None:
             raise ExecutorBroken("the executor's polling thread has failed") from self._broken
-        if self._ended:
+        if self._closed:
             raise RuntimeError('cannot schedule new futures after shutdown')
 
     def refuse(self, future: JobFuture[Any], error: BaseException) -> None:
         """Give a future an error before anything has been sent."""
+        futures.fail(future, error)
         self._on_done(future)
-        future.set_exception(error)
 
     def put(self, command: Callable[[Dispatcher], None]) -> None:
         """Have the polling thread do something."""
@@ -146,9 +161,14 @@ class Core:
 
     # ---- Controller
 
+    @property
+    def is_forked(self) -> bool:
+        """Whether this is a forked child, which has no polling thread."""
+        return os.getpid() != self._pid
+
     def check_usable(self) -> None:
-        """Raise RuntimeError in a forked child, which has no polling thread."""
-        if os.getpid() != self._pid:
+        """Raise RuntimeError in a forked child."""
+        if self.is_forked:
             raise RuntimeError(
                 'this executor belongs to the process that made it and does not work in a forked '
                 "child: make a new one there, or start children with the 'spawn' method"
@@ -164,10 +184,7 @@ class Core:
 
     def cancelled(self, future: JobFuture[Any]) -> None:
         """Remove the work of a future that has just been cancelled."""
-        if self._thread.is_alive():
-            self.put(lambda dispatcher: dispatcher.cancel(future))
-        elif future.set_running_or_notify_cancel():  # pragma: no cover - it is cancelled
-            raise AssertionError('a cancelled future can be started')
+        self.put(lambda dispatcher: dispatcher.cancel(future))
 
     def kill(self, future: JobFuture[Any]) -> None:
         """End the work of a running future."""
@@ -186,6 +203,8 @@ class Core:
 
     def read_log(self, future: JobFuture[Any], stream: int, limit: int) -> str:
         """Return what the work has written to stdout (0) or stderr (1)."""
+        self.check_usable()
+        self.check_may_block('reading a log')
         logs = future.work.logs
         if logs is None:
             return ''
@@ -238,15 +257,6 @@ class Core:
         """
         self.ask('connecting', {'do': 'ping'})
 
-    def wait_submitted(self) -> None:
-        """Wait until Slurm has taken everything that was submitted so far."""
-        self._wait_for(
-            'waiting for Slurm',
-            lambda future: self._inbox.put(
-                lambda poller: poller.when_submitted(lambda: future.set_result(None))
-            ),
-        )
-
     # ---- ends
 
     @property
@@ -256,53 +266,62 @@ class Core:
 
     def detach(self) -> None:
         """Let the interpreter leave once Slurm has taken everything."""
+        self.check_may_block('detach()')
         with self._lock:
             self._detached = True
         self._inbox.put(lambda poller: poller.detach())
-        self.wait_submitted()
+        self._wait_submitted()
+
+    def _wait_submitted(self) -> None:
+        """Wait until Slurm has taken everything that was submitted so far."""
+        self._wait_for(
+            'waiting for Slurm',
+            lambda future: self._inbox.put(
+                lambda poller: poller.when_submitted(lambda: future.set_result(None))
+            ),
+        )
 
     def abort(self, scope: Scope | None = None) -> None:
         """Cancel or kill what a scope covers, and give up within seconds waiting for the proof."""
-        futures = self.pending(scope)
-        for future in futures:
+        pending = self.pending(scope)
+        for future in pending:
             future.kill()
-        self._inbox.put(lambda poller: poller.interrupt(futures))
+        self._inbox.put(lambda poller: poller.interrupt(pending))
 
-    def join(self, timeout: float | None = None) -> None:
-        """Wait for the polling thread to end if nothing keeps it."""
-        if self._may_leave() and threading.current_thread() is not self._thread:
+    def wait(self, scope: Scope) -> None:
+        """Wait for what a scope covers, and for the polling thread's end if nothing keeps it."""
+        while pending := [future for future in self.pending(scope) if not future.done()]:
+            wait(pending)
+        if self._is_unused() and all(future.done() for future in self.pending()):
             self._inbox.wake()
-            self._thread.join(timeout)
+            self._thread.join()
 
     def _at_exit(self) -> None:
         """Leave all the same: the interpreter's wait for the polling thread was interrupted."""
-        if os.getpid() == self._pid and self._thread.is_alive():
+        if not self.is_forked and self._thread.is_alive():
             self.abort()
             self._thread.join(LEAVE_PATIENCE)
 
     def _run(self) -> None:
         try:
-            Poller(self._dispatcher, self._inbox, self._may_leave).run()
+            Poller(self._dispatcher, self._inbox, self._may_close).run()
         except BaseException as error:  # every future has to hear of it
             LOGGER.exception('the polling thread has failed')
-            self._fail(error)
-        finally:
-            with self._lock:
-                self._ended = True
-            self._dispatcher.connection.close()
-            atexit.unregister(self._at_exit)
-            self._fail_rest()
-
-    def _fail(self, error: BaseException) -> None:
-        with self._lock:
             self._broken = error
+        finally:
+            self._wind_up()
 
-    def _fail_rest(self) -> None:
-        """Leave no future behind that nobody will ever resolve."""
+    def _wind_up(self) -> None:
+        """Leave nothing behind, and no future that nobody will ever resolve."""
+        atexit.unregister(self._at_exit)
+        with self._lock:
+            self._closed = True
+        try:
+            self._dispatcher.connection.close()
+        except Exception:
+            LOGGER.exception('the line to the agent could not be closed')
         for future in self.pending():
             self._on_done(future)
             broken = ExecutorBroken("the executor's polling thread has ended")
             broken.__cause__ = self._broken
-            with contextlib.suppress(Exception):
-                if future.running() or future.set_running_or_notify_cancel():
-                    future.set_exception(broken)
+            futures.fail(future, broken)

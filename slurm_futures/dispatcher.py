@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from slurm_futures import futures
 from slurm_futures.batch import Batch, CallsBatch, ScriptBatch, ScriptJob, Site
 from slurm_futures.batching import CallSet, Target, Windows
 from slurm_futures.connection import Connection, Recipe
@@ -84,9 +85,9 @@ class Dispatcher:
         self._policy: Policy | None = None
         self._most_tasks = 1
         self._unlaunched: list[CallSet | ScriptJob] = []
+        self._detached = False
         self.hello: Mapping[str, Any] | None = None
         self.error: BaseException | None = None
-        self.saw_failure = False
 
     # ---- what users ask for
 
@@ -135,8 +136,10 @@ class Dispatcher:
         """Run a command on the login node."""
 
         def run(error: BaseException | None) -> None:
+            if self._detached:
+                future.cancel()
             if self._wanted(future, error):
-                cwd = header['cwd'] or self.default_cwd()
+                cwd = self._folder(header['cwd'])
                 entry = self._entry(future, next(self._numbers), self.login)
                 self.login.submit(entry, dict(header, do_kind='command', cwd=cwd), body)
 
@@ -161,7 +164,7 @@ class Dispatcher:
         entry = self.ledger.entries.get(future.work.number)
         if entry is not None:
             entry.group.cancel(entry)
-        elif not future.set_running_or_notify_cancel():
+        elif not futures.start(future):
             self._on_done(future)
 
     def kill(self, future: JobFuture[Any]) -> None:
@@ -170,6 +173,11 @@ class Dispatcher:
         if entry is not None and not entry.killed:
             entry.killed = True
             entry.group.kill(entry)
+
+    def detach(self) -> None:
+        """Start nothing more on the login node, and cancel what has not begun there."""
+        self._detached = True
+        self.login.cancel_waiting()
 
     def hasten(self) -> None:
         """Submit what waits for others like it."""
@@ -183,11 +191,6 @@ class Dispatcher:
             self._held or self._unlaunched or self._windows.deadline() < float('inf')
         ) or any(self.jobs.unsubmitted())
 
-    @property
-    def is_busy(self) -> bool:
-        """Whether any future waits for something."""
-        return bool(self.ledger.entries) or self.jobs.busy or self.unsubmitted
-
     # ---- the way to the agent
 
     def _wanted(self, future: JobFuture[Any], error: BaseException | None) -> bool:
@@ -195,8 +198,7 @@ class Dispatcher:
         if future.cancelled():
             return False
         if error is not None:
-            if future.set_running_or_notify_cancel():
-                future.set_exception(error)
+            futures.fail(future, error)
             self._on_done(future)
         return error is None
 
@@ -253,9 +255,10 @@ class Dispatcher:
         self.ledger.add(entry)
         return entry
 
-    def default_cwd(self) -> str:
-        """Return where calls run that do not say where."""
-        return self._plan.cwd or str((self.hello or {})['work_dir'])
+    def _folder(self, cwd: str | None) -> str:
+        """Return where something runs: what it says, relative to where calls run by default."""
+        default = self._plan.cwd or str((self.hello or {})['work_dir'])
+        return os.path.join(default, cwd) if cwd else default
 
     def _call_on_login(
         self,
@@ -265,11 +268,13 @@ class Dispatcher:
         function: bytes,
         args: bytes,
     ) -> None:
+        if self._detached:
+            future.cancel()
         if not self._wanted(future, error):
             return
         header = {
             'do_kind': 'call',
-            'cwd': target.cwd or self.default_cwd(),
+            'cwd': self._folder(target.cwd),
             'python': target.python_cmd,
             'sizes': [len(function), len(args)],
         }
@@ -306,7 +311,7 @@ class Dispatcher:
         return Site(
             folder=hello['folder'],
             entry=hello['entry'],
-            cwd=self.default_cwd(),
+            cwd=self._folder(None),
             python_cmd=self._plan.recipe.python_cmd,
             setup=self._plan.setup,
             sys_path=module_folders() if self._plan.share_sys_path else (),

@@ -32,7 +32,7 @@ CLASSES: dict[JobState, type[JobFailed]] = {
 }
 
 WORDS: dict[JobState, str] = {
-    JobState.CANCELLED: 'was cancelled',
+    JobState.CANCELLED: 'was cancelled from outside',
     JobState.TIMEOUT: 'reached its time limit',
     JobState.DEADLINE: 'reached its deadline',
     JobState.OUT_OF_MEMORY: 'ran out of memory',
@@ -51,7 +51,9 @@ OBSTACLES = {
 }
 
 
-def end_error(entry: Entry, job_id: str, end: End, script: bool, stderr: str = '') -> SlurmFuturesError:
+def end_error(
+    entry: Entry, job_id: str, end: End, script: bool, stderr: str = ''
+) -> SlurmFuturesError:
     """Return the exception for a call or script whose task has ended.
 
     Args:
@@ -68,7 +70,7 @@ def end_error(entry: Entry, job_id: str, end: End, script: bool, stderr: str = '
         kind = JobCancelled
     logs = entry.work.logs or (None, None)
     return kind(
-        f"{'the script' if script else 'the call'}'s job {_words(end)}",
+        f"{'the script' if script else 'the call'}'s job {_words(end, killed=entry.killed)}",
         job_id=job_id,
         state=end.state,
         exit_code=end.exit_code,
@@ -78,7 +80,7 @@ def end_error(entry: Entry, job_id: str, end: End, script: bool, stderr: str = '
         stderr=stderr,
         stdout_path=logs[0],
         stderr_path=logs[1],
-        started=False if end.started is False else _began(entry, script),
+        started=_began(entry, end, script),
     )
 
 
@@ -99,12 +101,18 @@ def _kind(end: End, script: bool) -> type[JobFailed]:
     return CLASSES.get(end.state, JobFailed)
 
 
-def _began(entry: Entry, script: bool) -> bool | None:
-    """Return whether the call began: a call behind others in its task did not, unless it said so."""
-    return True if entry.future.running() else None if script else False
+def _began(entry: Entry, end: End, script: bool) -> bool | None:
+    """Return whether the call began; None where a report of that may have been lost."""
+    if end.started is False:
+        return False
+    if entry.future.running():
+        return True
+    return False if end.told and not script else None
 
 
-def _words(end: End) -> str:
+def _words(end: End, *, killed: bool) -> str:
+    if killed and end.state is JobState.CANCELLED:
+        return 'was ended by kill()'
     if end.lost:
         return (
             'is not known to Slurm any more and left no outcome '
@@ -112,4 +120,6 @@ def _words(end: End) -> str:
         )
     if end.obstacle:
         return OBSTACLES[end.obstacle['what']]
+    if end.reason == 'JobLaunchFailure':
+        return 'could not be launched on its node: can its output files be written there?'
     return WORDS.get(end.state, f'ended as {end.state.value}')

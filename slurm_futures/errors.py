@@ -190,7 +190,7 @@ class JobFailed(SlurmFuturesError):
             (f'killed by {_signal_name(self.signal or 0)}', self.signal),
             (f'on node {self.node}', self.node),
             (f'reason: {self.reason}', self.reason),
-            ('the call never began', self.started is False),
+            ('it never began', self.started is False),
         )
         return [str(text) for text, known in facts if known]
 

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import collections
 import os
 import subprocess
 import sys
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor, wait
+from concurrent.futures import Executor
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar, overload
 
-from slurm_futures import payload
+from slurm_futures import checks, payload
 from slurm_futures.batch import ScriptJob
 from slurm_futures.batching import CallSet, Target
 from slurm_futures.config import ExecutorConfig, load_config
@@ -39,6 +40,9 @@ T = TypeVar('T')
 
 _LABEL = 40
 """Characters of a function's name that are used as a job name."""
+
+_REFILLS = 8
+"""A map with a buffersize makes that many job arrays for as many calls as the buffer holds."""
 
 
 class SlurmExecutor(Executor):
@@ -81,6 +85,8 @@ class SlurmExecutor(Executor):
 
     def _sibling(self, target: Target) -> Self:
         self._core.check_usable()
+        if self._scope.closed:
+            raise RuntimeError('cannot derive an executor from one that has been shut down')
         sibling = type(self).__new__(type(self))
         sibling.name = self.name
         sibling._join(self._core, target, Scope(self._scope))
@@ -111,15 +117,26 @@ class SlurmExecutor(Executor):
         resources = merge(self._target.resources, options)
         return self._sibling(Target(resources, self._target.cwd, self._target.python_cmd))
 
-    def with_options(self, *, cwd: str | None = None, python_cmd: str | None = None) -> Self:
+    def with_options(
+        self,
+        *,
+        cwd: str | os.PathLike[str] | None = None,
+        python_cmd: str | os.PathLike[str] | None = None,
+    ) -> Self:
         """Return an executor on the same connection with other settings for its calls.
 
         Args:
-            cwd: the folder on the cluster where they run, absolute.
+            cwd: the folder on the cluster where they run; a relative path starts in the folder
+                where calls run by default.
             python_cmd: the interpreter that runs functions; None: as before, likewise cwd.
+
+        Raises:
+            ConfigError: one of them is no path.
         """
         old = self._target
-        return self._sibling(Target(old.resources, cwd or old.cwd, python_cmd or old.python_cmd))
+        cwd = checks.named('cwd', checks.path, cwd) or old.cwd
+        python_cmd = checks.named('python_cmd', checks.path, python_cmd) or old.python_cmd
+        return self._sibling(Target(old.resources, cwd, python_cmd))
 
     # ---- what runs
 
@@ -131,7 +148,7 @@ class SlurmExecutor(Executor):
         script: str | os.PathLike[str],
         /,
         *,
-        cwd: str | None = None,
+        cwd: str | os.PathLike[str] | None = None,
         name: str | None = None,
         check: bool = True,
         mkdir: bool = False,
@@ -161,13 +178,14 @@ class SlurmExecutor(Executor):
             return self._submit_script(fn, *args, **kwargs)
         if not callable(fn):
             raise TypeError(f'submit() takes a function or a batch script, not {fn!r}')
-        future = self._core.new_future(self._scope)
         try:
             function = payload.dump_function(fn)
             arguments = payload.dump_arguments(args, kwargs)
         except Exception as error:  # whatever pickling raises belongs to this call alone
+            future = self._core.new_future(self._scope)
             self._core.refuse(future, error)
             return future
+        future = self._core.new_future(self._scope)
         target, label = self._target, _label(fn)
         self._core.put(lambda d: d.submit_call(future, target, label, function, arguments))
         return future
@@ -176,18 +194,21 @@ class SlurmExecutor(Executor):
         self,
         script: str | os.PathLike[str],
         *,
-        cwd: str | None = None,
+        cwd: str | os.PathLike[str] | None = None,
         name: str | None = None,
         check: bool = True,
         mkdir: bool = False,
     ) -> JobFuture[JobState]:
-        text = script if isinstance(script, str) else Path(script).read_text(encoding='utf-8')
+        text = script if isinstance(script, str) else _read_script(script)
         header = parse_script(text)
         for warning in header.warnings:
             warnings.warn(warning, stacklevel=3)
-        target = Target(self._target.resources, cwd or self._target.cwd, None)
+        cwd = checks.named('cwd', checks.path, cwd) or self._target.cwd
+        name = checks.named('name', checks.text, name)
         future = self._core.new_future(self._scope)
-        job = ScriptJob(target, header, text, future, name, check, mkdir)
+        target = Target(self._target.resources, cwd, None)
+        default_name = 'script' if isinstance(script, str) else Path(script).name
+        job = ScriptJob(target, header, text, future, name, check, mkdir, default_name)
         self._core.put(lambda dispatcher: dispatcher.submit_script(job))
         return future
 
@@ -213,43 +234,66 @@ class SlurmExecutor(Executor):
             ValueError: chunksize or buffersize is less than 1.
         """
         self._core.check_usable()
+        if not callable(fn):
+            raise TypeError(f'map() takes a function, not {fn!r}')
         if chunksize < 1:
             raise ValueError(f'chunksize must be at least 1, not {chunksize}')
         if buffersize is not None and buffersize < 1:
             raise ValueError(f'buffersize must be at least 1, not {buffersize}')
         end = None if timeout is None else time.monotonic() + timeout
         calls = zip(*iterables, strict=False)
-        ahead = list(calls if buffersize is None else islice(calls, buffersize))
-        futures = self._submit_all(fn, ahead, chunksize)
-        return _results(futures, end, lambda: self._submit_all(fn, list(islice(calls, 1)), 1))
+        if buffersize is None:
+            return _results(self._submit_all(fn, list(calls), chunksize), end)
+
+        def submit(count: int) -> list[JobFuture[T]]:
+            return self._submit_all(fn, list(islice(calls, count)), chunksize)
+
+        # On the login node each result makes room for a call; a job for each would be too many.
+        at_once = 1 if self._target.resources is None else buffersize // _REFILLS
+        at_once = min(buffersize, max(chunksize, at_once))
+        return _results(submit(buffersize), end, _Refill(submit, buffersize, at_once))
 
     def _submit_all(
         self, fn: Callable[..., T], calls: Sequence[tuple[Any, ...]], chunksize: int
     ) -> list[JobFuture[T]]:
         """Submit calls that are known together, as one job array."""
         futures = [self._core.new_future(self._scope) for _ in calls]
-        label = _label(fn)
-        work = CallSet(self._target, label, chunksize)
+        try:
+            work = self._pickle_all(fn, calls, futures, chunksize)
+        except BaseException:  # Ctrl-C: nobody will ever hear of these calls
+            for future in futures:
+                future.cancel()
+            raise
+        if work.calls:
+            self._core.put(lambda dispatcher: dispatcher.submit_set(work))
+        return futures
+
+    def _pickle_all(
+        self,
+        fn: Callable[..., T],
+        calls: Sequence[tuple[Any, ...]],
+        futures: Sequence[JobFuture[T]],
+        chunksize: int,
+    ) -> CallSet:
+        work = CallSet(self._target, _label(fn), chunksize)
         try:
             function = payload.dump_function(fn) if calls else b''
         except Exception as error:  # it belongs to these calls
             for future in futures:
                 self._core.refuse(future, error)
-            return futures
+            return work
         for future, args in zip(futures, calls, strict=True):
             try:
                 work.add(future, function, payload.dump_arguments(args, {}))
             except Exception as error:  # it belongs to this call alone
                 self._core.refuse(future, error)
-        if work.calls:
-            self._core.put(lambda dispatcher: dispatcher.submit_set(work))
-        return futures
+        return work
 
     def run(
         self,
-        command: str | Sequence[str],
+        command: str | Sequence[str | os.PathLike[str]],
         *,
-        cwd: str | None = None,
+        cwd: str | os.PathLike[str] | None = None,
         env: Mapping[str, str] | None = None,
         input: str | None = None,
         timeout: float | None = None,
@@ -267,6 +311,7 @@ class SlurmExecutor(Executor):
 
         Raises:
             CommandFailed: with check, it failed; holds its exit status, stdout and stderr.
+            ConfigError: cwd, env, input or timeout cannot work; the message says which.
             FileNotFoundError: there is no such command or folder; PermissionError likewise.
             subprocess.TimeoutExpired: it took too long and has been killed.
             ConnectionFailed: the login node cannot be reached.
@@ -277,19 +322,21 @@ class SlurmExecutor(Executor):
         argv = command if isinstance(command, str) else _arguments(command)
         header = {
             'argv': argv,
-            'cwd': cwd or self._target.cwd,
-            'env': dict(env or {}),
+            'cwd': checks.named('cwd', checks.path, cwd) or self._target.cwd,
+            'env': dict(checks.named('env', checks.environment, env) or ()),
             'has_input': input is not None,
-            'timeout': timeout,
+            'timeout': checks.named('timeout', checks.not_negative, timeout),
         }
+        body = checks.named('input', checks.text_input, input) or b''
         future = self._core.new_future(self._scope)
-        body = (input or '').encode()
         self._core.put(lambda dispatcher: dispatcher.run_command(future, header, body))
         try:
             item, output = future.result()
         except BaseException:
             future.kill()  # Ctrl-C: the command goes with it
             raise
+        finally:
+            del future  # a cycle with the traceback
         return _completed(argv, timeout, check, item, output)
 
     # ---- ends
@@ -323,23 +370,25 @@ class SlurmExecutor(Executor):
                 future.cancel()
         self._core.leave(self._scope)
         if wait:
-            self._wait()
-
-    def _wait(self) -> None:
-        wait(self._core.pending(self._scope))
-        self._core.join()
+            self._core.wait(self._scope)
 
     def detach(self) -> None:
         """Leave everything to Slurm: wait until it has all jobs, then keep nobody from leaving.
 
-        Calls on the login node that have not begun are cancelled. Futures still end while this
-        process lives; no more calls are taken.
+        Calls on the login node that have not begun are cancelled; one under way goes on, and its
+        outcome is lost when this process ends. Futures still end while this process lives. No
+        executor on the same connection takes any more calls.
 
         Raises:
-            RuntimeError: called in a done-callback.
+            RuntimeError: called in a done-callback, or in a forked child.
         """
         self._core.check_usable()
         self._core.detach()
+
+    def __enter__(self) -> Self:
+        """Return this executor; leaving the block shuts it down."""
+        self._core.check_usable()
+        return self
 
     def __exit__(
         self,
@@ -347,13 +396,22 @@ class SlurmExecutor(Executor):
         exc_val: BaseException | None,
         exc_tb: TracebackType | None,
     ) -> None:
-        if exc_type is not None and issubclass(exc_type, _interrupts()):
-            self._scope.closed = True
-            self._core.abort(self._scope)
-            self._core.leave(self._scope)
-            return
-        if not self._core.detached:
-            self.shutdown(wait=True)
+        """Wait as `shutdown` does; on Ctrl-C, also while waiting, cancel and kill instead."""
+        if exc_type is not None and self._core.is_forked:
+            return  # a child on its way out: its own exception says why
+        interrupts = _interrupts()
+        if exc_type is not None and issubclass(exc_type, interrupts):
+            return self._abort()
+        try:
+            self.shutdown(wait=not self._core.detached)
+        except interrupts:
+            self._abort()
+            raise
+
+    def _abort(self) -> None:
+        self._scope.closed = True
+        self._core.abort(self._scope)
+        self._core.leave(self._scope)
 
 
 def _interrupts() -> tuple[type[BaseException], ...]:
@@ -402,7 +460,12 @@ def _label(fn: Any) -> str:
     )
 
 
-def _arguments(command: Sequence[str]) -> list[str]:
+def _read_script(path: os.PathLike[str]) -> str:
+    # What is not UTF-8 is refused together with all else that a script must not be.
+    return Path(path).read_text(encoding='utf-8', errors='surrogateescape')
+
+
+def _arguments(command: Sequence[str | os.PathLike[str]]) -> list[str]:
     if not command or not all(isinstance(word, str | os.PathLike) for word in command):
         raise TypeError(f'a command is a string or a list of strings, not {command!r}')
     return [os.fspath(word) for word in command]
@@ -425,19 +488,49 @@ def _completed(
     return subprocess.CompletedProcess(argv, item['returncode'], stdout, stderr)
 
 
+class _Refill(Generic[T]):
+    """Submits further calls of a map as its results are taken.
+
+    Args:
+        submit: submits at most so many more calls.
+        most: so many calls may be ahead of the results taken.
+        at_once: so many are submitted together.
+    """
+
+    def __init__(
+        self, submit: Callable[[int], list[JobFuture[T]]], most: int, at_once: int
+    ) -> None:
+        self._submit = submit
+        self._most = most
+        self._at_once = at_once
+
+    def __call__(self, ahead: int) -> list[JobFuture[T]]:
+        """Return new futures, given how many are ahead already."""
+        room = self._most - ahead
+        return self._submit(room) if room >= self._at_once else []
+
+
 def _results(
-    futures: list[JobFuture[T]],
-    end: float | None,
-    refill: Callable[[], list[JobFuture[T]]],
+    futures: Iterable[JobFuture[T]], end: float | None, refill: _Refill[T] | None = None
 ) -> Iterator[T]:
     """Yield results in order; whatever ends the iteration cancels the rest."""
-    futures.reverse()
+    waiting = collections.deque(futures)
+    del futures
     try:
-        while futures:
-            left = None if end is None else end - time.monotonic()
-            yield futures[-1].result(left)
-            futures.pop()
-            futures[:0] = refill()
+        while waiting:
+            yield _result_or_cancel(waiting.popleft(), end)
+            if refill:
+                waiting.extend(refill(len(waiting)))
     finally:
-        for future in futures:
+        for future in waiting:
             future.cancel()
+
+
+def _result_or_cancel(future: JobFuture[T], end: float | None) -> T:
+    try:
+        try:
+            return future.result(None if end is None else end - time.monotonic())
+        finally:
+            future.cancel()
+    finally:
+        del future  # a cycle with the traceback

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from concurrent.futures import Future
+import contextlib
+from concurrent.futures import Future, InvalidStateError
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVar
 
 from slurm_futures.remote.states import JobState
@@ -70,6 +71,10 @@ class JobFuture(Future[T]):
         """The newest known state of the Slurm job; None for a call on the login node."""
         return self.work.state
 
+    def __repr__(self) -> str:
+        job = f', job {self.job_id} {self.job_state}' if self.job_id else ''
+        return f'{super().__repr__()[:-1]}{job}>'
+
     def cancel(self) -> bool:
         """Cancel the call unless it is known to run.
 
@@ -78,12 +83,13 @@ class JobFuture(Future[T]):
             have begun moments earlier. False: it runs or has ended; see `kill`.
         """
         self._controller.check_usable()
-        before = self.cancelled()
-        if not super().cancel():
-            return False
-        if not before:
-            self._controller.cancelled(self)
-        return True
+        if self.cancelled():
+            return True
+        try:
+            return super().cancel()
+        finally:  # also when a done-callback raises KeyboardInterrupt
+            if self.cancelled():
+                self._controller.cancelled(self)
 
     def kill(self) -> None:
         """End the call: cancel it if it is pending; a running one raises JobCancelled.
@@ -113,7 +119,10 @@ class JobFuture(Future[T]):
     def result(self, timeout: float | None = None) -> T:
         """Return what the call returned, or raise what it raised; see `concurrent.futures`."""
         self._check_may_wait()
-        return super().result(timeout)
+        try:
+            return super().result(timeout)
+        finally:
+            self = None  # type: ignore[assignment]  # noqa: PLW0642 - a cycle with the traceback
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """Return what the call raised, or None; see `concurrent.futures`."""
@@ -125,7 +134,9 @@ class JobFuture(Future[T]):
 
         Callbacks run in the polling thread: those that block hold up every other future.
         """
-        super().add_done_callback(lambda future: self._controller.call_back(fn, future))
+        controller = self._controller  # not self: the future would be kept by its own callback
+        controller.check_usable()
+        super().add_done_callback(lambda future: controller.call_back(fn, future))
 
     def _check_may_wait(self) -> None:
         if not self.done():
@@ -137,3 +148,29 @@ class JobFuture(Future[T]):
             'a JobFuture cannot be pickled: it lives in the process that submitted the call; '
             'pass future.result() instead'
         )
+
+
+def start(future: Future[Any]) -> bool:
+    """Make a future RUNNING; return False if it is done: cancelled, or resolved by its user."""
+    if future.running():
+        return True
+    if future.done() and not future.cancelled():
+        return False
+    try:
+        return future.set_running_or_notify_cancel()
+    except RuntimeError:  # resolved by its user a moment ago
+        return False
+
+
+def succeed(future: Future[T], value: T) -> None:
+    """Give a future its result unless it is done."""
+    if start(future):
+        with contextlib.suppress(InvalidStateError):  # as above
+            future.set_result(value)
+
+
+def fail(future: Future[Any], error: BaseException) -> None:
+    """Give a future its exception unless it is done."""
+    if start(future):
+        with contextlib.suppress(InvalidStateError):  # as above
+            future.set_exception(error)

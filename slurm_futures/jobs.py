@@ -121,13 +121,12 @@ class Jobs:
             self._launch(part)
 
     def _refuse(self, batch: Batch, reply: Mapping[str, Any]) -> None:
-        words = _words(reply)
+        code, stderr = reply.get('returncode'), reply.get('stderr', '')
+        message = f'sbatch refused {batch.label}'
+        if code is None or not stderr:
+            message, stderr = f'{batch.label} cannot be submitted: {_words(reply)}', ''
         for entry in batch.open_entries():
-            error = SubmitError(
-                f'sbatch refused {batch.label}: {words}',
-                stderr=reply.get('stderr', ''),
-                returncode=reply.get('returncode'),
-            )
+            error = SubmitError(message, stderr=stderr, returncode=code)
             self._ledger.fail(entry, error)
         self._over(batch)
 
@@ -221,7 +220,7 @@ class Jobs:
             return
         self.saw_failure = True
         logs = next((e.work.logs for e in entries if e.work.logs), None)
-        finish = self._finisher(batch, task.job_id, worst, entries)
+        finish = self._finisher(batch, worst.job_id or task.job_id, worst, entries)
         cancelled = worst.started is False and worst.state is JobState.CANCELLED
         if logs is None or cancelled:
             return finish({}, b'')
@@ -406,14 +405,14 @@ class Jobs:
         else:
             self._scancel(batch, batch.job_ids([batch.task_of(index)]))
 
-    def abandon(self) -> None:
-        """Forget all batches; what Slurm still runs of them goes on."""
-        for batch in list(self._batches.values()):
-            self._over(batch)
-
     def unsubmitted(self) -> Iterator[Batch]:
         """Yield the batches that Slurm has not confirmed."""
         return (batch for batch in self._batches.values() if batch.job is None)
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether Slurm has got, and answered, all orders to cancel or kill."""
+        return not self.ordering and not any(b.unwanted for b in self._batches.values())
 
     @property
     def busy(self) -> bool:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+import signal
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from slurm_futures import payload
+from slurm_futures import futures, payload
 from slurm_futures.errors import ConnectionFailed, JobCancelled, RemoteError, WorkerDied
 from slurm_futures.futures import JobFuture, Work
 
@@ -41,7 +42,7 @@ class Ledger:
     """All calls and scripts whose futures are not done, by number.
 
     Args:
-        on_done: called with each future that is done.
+        on_done: called with each future once it is done.
     """
 
     def __init__(self, on_done: Callable[[JobFuture[Any]], None]) -> None:
@@ -69,14 +70,12 @@ class Ledger:
         work.host = source.get('host', work.host)
         if 'logs' in source:
             work.logs = tuple(source['logs'])
+        for edge, sizes in enumerate((item.get('log'), item.get('log_end'))):
+            for span, size in zip(work.spans, sizes or (), strict=False):
+                span[edge] = size
         if item['event'] == 'begun':
-            for span, size in zip(work.spans, item['log'], strict=True):
-                span[0] = size
             self.begin(entry)
             return
-        if item.get('log_end'):
-            for span, size in zip(work.spans, item['log_end'], strict=True):
-                span[1] = size
         self._on_outcome(entry, item, body)
 
     def _on_outcome(self, entry: Entry, item: Mapping[str, Any], body: bytes) -> None:
@@ -93,25 +92,26 @@ class Ledger:
         self.succeed(entry, value)
 
     def begin(self, entry: Entry) -> bool:
-        """Make the future RUNNING; return False if it was cancelled, which ends the call."""
-        if entry.future.running():
-            return True
-        if entry.future.set_running_or_notify_cancel():
+        """Make the future RUNNING; return False if it is done, which ends the call."""
+        if futures.start(entry.future):
             return True
         self._end(entry)
+        self._on_done(entry.future)
         return False
 
     def succeed(self, entry: Entry, value: Any) -> None:
         """Give the future its result."""
         if self.begin(entry):
             self._end(entry)
-            entry.future.set_result(value)
+            futures.succeed(entry.future, value)
+            self._on_done(entry.future)
 
     def fail(self, entry: Entry, error: BaseException) -> None:
         """Give the future its exception."""
         if self.begin(entry):
             self._end(entry)
-            entry.future.set_exception(error)
+            futures.fail(entry.future, error)
+            self._on_done(entry.future)
 
     def drop(self, entry: Entry) -> None:
         """Forget a call whose future the user has cancelled."""
@@ -121,7 +121,6 @@ class Ledger:
     def _end(self, entry: Entry) -> None:
         self.entries.pop(entry.work.number, None)
         entry.group.on_end(entry)
-        self._on_done(entry.future)
 
 
 def _cannot_load(work: Work) -> str:
@@ -137,17 +136,18 @@ def outcome_error(work: Work, item: Mapping[str, Any], body: bytes) -> BaseExcep
     """Return the exception that an outcome other than a value amounts to."""
     kind = item['kind']
     if kind == 'error':
-        return payload.load_error(item, body, work.host)
+        where = f'{work.host} (job {work.job_id})' if work.job_id else work.host
+        return payload.load_error(item, body, where)
     facts: dict[str, Any] = {'job_id': work.job_id, 'node': work.host or None, 'started': True}
     if kind in ('killed', 'cancelled'):
-        return JobCancelled(f'{name(work)} was ended by kill()', **facts)
+        return JobCancelled('the call was ended by kill()', **facts)
     if kind == 'unstartable':
         return ConnectionFailed(
             f'no worker could be started on the login node: {item["text"].strip()}'
         )
     if kind == 'died':
         return WorkerDied(
-            f'{name(work)} ended its worker process on {work.host}: {_death(item)}',
+            'the worker process died under the call' + _likely_cause(work, item),
             exit_code=item['exit_code'],
             signal=item['signal'],
             **facts,
@@ -155,9 +155,7 @@ def outcome_error(work: Work, item: Mapping[str, Any], body: bytes) -> BaseExcep
     return RemoteError(f'{name(work)}: unknown outcome {kind!r}')
 
 
-def _death(item: Mapping[str, Any]) -> str:
-    if item['signal'] == 9:
-        return 'killed by signal 9, as the kernel does when memory runs out'
-    if item['signal'] is not None:
-        return f'killed by signal {item["signal"]}'
-    return f'it exited with status {item["exit_code"]}'
+def _likely_cause(work: Work, item: Mapping[str, Any]) -> str:
+    if item['signal'] != signal.SIGKILL:
+        return ''
+    return ', as it does when memory runs out' + (': ask for more' if work.job_id else '')

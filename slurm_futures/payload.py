@@ -19,15 +19,22 @@ from cloudpickle import cloudpickle as _internals
 from slurm_futures.errors import RemoteError, RemoteImportError
 
 
+_STAGES = {
+    'load': ', before the call began',
+    'result': ', when the result of the call was pickled',
+}
+
+
 class RemoteTraceback(Exception):
     """The traceback of an exception on the cluster; the ``__cause__`` of the exception here."""
 
-    def __init__(self, text: str) -> None:
-        super().__init__(text)
+    def __init__(self, text: str, place: str = '') -> None:
+        super().__init__(text, place)
         self.text = text
+        self.place = place
 
     def __str__(self) -> str:
-        return f'\n"""\n{self.text}"""'
+        return f'{self.place}\n"""\n{self.text}"""'
 
 
 def dump_function(function: Any) -> bytes:
@@ -71,7 +78,7 @@ def load_error(item: Mapping[str, Any], data: bytes, host: str) -> BaseException
     Args:
         item: the outcome's header: ``stage``, ``type``, ``text`` and ``module``.
         data: the pickled exception; empty where it could not be pickled.
-        host: where the call ran.
+        host: where the call ran, for messages.
 
     Returns:
         The exception with the remote traceback as ``__cause__``; a ``RemoteError`` that holds the
@@ -81,13 +88,14 @@ def load_error(item: Mapping[str, Any], data: bytes, host: str) -> BaseException
     if item['stage'] == 'load' and item.get('module'):
         error: BaseException = RemoteImportError(
             f'module {item["module"]!r}, which the call needs, cannot be imported on {host}: '
-            f'install it there, for the interpreter at python_cmd',
+            'install it there for the interpreter at python_cmd, or put its folder on PYTHONPATH '
+            'in setup',
             traceback=text,
             name=item['module'],
         )
     else:
         error = _rebuild(item, data, host)
-    error.__cause__ = RemoteTraceback(text)
+    error.__cause__ = RemoteTraceback(text, f'on {host}{_STAGES.get(item["stage"], "")}')
     return error
 
 

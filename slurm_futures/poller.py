@@ -1,9 +1,9 @@
-"""The single polling thread: everything that is not said in the user's threads is done here.
+r"""The single polling thread: everything that is not said in the user's threads is done here.
 
 Data flow::
 
     user's threads         polling thread                                      login node
-    submit() ---\\          Windows -> Batch -> Jobs ----\\
+    submit() ---\          Windows -> Batch -> Jobs ----\
     run()    ----> inbox ->                              > Connection <-bytes-> agent
     cancel() ---/          LoginCalls ------------------/      |
                            Ledger <-- messages, events --------+
@@ -26,7 +26,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from slurm_futures.dispatcher import Dispatcher
-from slurm_futures.errors import ExecutorBroken, JobCancelled, SlurmFuturesError
+from slurm_futures.errors import ExecutorBroken, JobCancelled
 from slurm_futures.futures import JobFuture
 from slurm_futures.outcomes import name
 
@@ -38,6 +38,9 @@ INTERRUPT_PATIENCE = 3.0
 
 CLOSE_PATIENCE = 10.0
 """Seconds that the end of the executor waits for the agent to tidy up."""
+
+HURRIED_CLOSE_PATIENCE = 1.0
+"""The same when somebody waits to get out."""
 
 Command = Callable[['Poller'], None]
 
@@ -79,8 +82,8 @@ class Inbox:
                 commands.append(self._commands.get_nowait())
         return commands
 
-    def close(self) -> None:
-        """Close the pipe."""
+    def __del__(self) -> None:
+        # Not at the thread's end: futures may be cancelled, and so wake it, as long as they live.
         os.close(self.descriptor)
         os.close(self._wake)
 
@@ -91,17 +94,23 @@ class Poller:
     Args:
         dispatcher: what is run.
         inbox: where commands come from.
-        may_leave: says whether nobody can submit any more.
+        may_close: asked whether nobody waits for anything any more, and told whether the main
+            thread has ended; once it has said True, nobody can submit anything.
     """
 
-    def __init__(self, dispatcher: Dispatcher, inbox: Inbox, may_leave: Callable[[], bool]) -> None:
+    def __init__(
+        self, dispatcher: Dispatcher, inbox: Inbox, may_close: Callable[[bool], bool]
+    ) -> None:
         self.dispatcher = dispatcher
         self._inbox = inbox
-        self._may_leave = may_leave
+        self._may_close = may_close
         self._detached = False
+        self._left_behind = False
+        self._hurried = False
         self._interrupted_at = math.inf
-        self._closing_at = math.inf
         self._given_up: set[JobFuture[Any]] = set()
+        self._closing_at = math.inf
+        self._tidied = False
         self._when_submitted: list[Callable[[], None]] = []
 
     def run(self) -> None:
@@ -109,8 +118,7 @@ class Poller:
         dispatcher = self.dispatcher
         while not self._is_finished():
             self._wait()
-            for command in self._inbox.take():
-                command(self)
+            self._obey()
             dispatcher.connection.read()
             dispatcher.step(time.monotonic())
             dispatcher.connection.write()
@@ -118,6 +126,10 @@ class Poller:
                 waiters, self._when_submitted = self._when_submitted, []
                 for waiter in waiters:
                     waiter()
+
+    def _obey(self) -> None:
+        for command in self._inbox.take():  # in a frame of its own, which keeps none of them
+            command(self)
 
     def when_submitted(self, callback: Callable[[], None]) -> None:
         """Call back once Slurm has taken everything that was submitted so far."""
@@ -127,7 +139,7 @@ class Poller:
     def detach(self) -> None:
         """Do not keep the interpreter from leaving."""
         self._detached = True
-        self.dispatcher.login.cancel_waiting()
+        self.dispatcher.detach()
 
     def interrupt(self, futures: Iterable[JobFuture[Any]]) -> None:
         """Give up futures within seconds: they have been cancelled, and nobody will wait."""
@@ -137,46 +149,58 @@ class Poller:
     def _is_finished(self) -> bool:
         now = time.monotonic()
         if self._closing_at < math.inf:
-            return self.dispatcher.connection.stream is None or now >= self._closing_at
+            sent = self._left_behind and not self.dispatcher.connection.wants_to_write
+            return self._tidied or sent or now >= self._closing_at
         leaving = not threading.main_thread().is_alive()
-        self._give_up(now, leaving)
-        if self.dispatcher.is_busy or not (leaving or self._may_leave()):
-            return False
-        return self._close()
+        if self._detached and leaving and not self.dispatcher.unsubmitted:
+            self._leave_behind()
+        if self._interrupted_at < math.inf:
+            self._give_up(now)
+        return not self._is_busy() and self._may_close(leaving) and self._close(now)
 
-    def _give_up(self, now: float, leaving: bool) -> None:
-        """End futures that are not waited for any more."""
-        dispatcher = self.dispatcher
-        if self._detached and leaving and not dispatcher.unsubmitted:
-            self._abandon(ExecutorBroken, 'the interpreter has left; its job goes on in Slurm')
+    def _is_busy(self) -> bool:
+        """Return whether there is anything to be seen through but what is in the inbox."""
+        if self.dispatcher.ledger.entries:
+            self._hurried = False
+            return True
+        return self.dispatcher.jobs.busy and not self._hurried
+
+    def _leave_behind(self) -> None:
+        """Let Slurm go on alone."""
+        self._left_behind = bool(self.dispatcher.ledger.entries)
+        self._hurried = True
+        for entry in list(self.dispatcher.ledger.entries.values()):
+            why = 'the interpreter has left; what has been submitted goes on'
+            self.dispatcher.ledger.fail(entry, ExecutorBroken(f'{name(entry.work)}: {why}'))
+
+    def _give_up(self, now: float) -> None:
+        """End the futures of an interrupted program, at best when Slurm has its orders."""
         late = now >= self._interrupted_at + INTERRUPT_PATIENCE
-        if late or (self._interrupted_at < math.inf and not dispatcher.jobs.ordering):
-            self._abandon(JobCancelled, 'was cancelled, as the program was interrupted')
-            self._interrupted_at = math.inf
-            self._given_up.clear()
-
-    def _abandon(self, kind: type[SlurmFuturesError], why: str) -> None:
+        if not late and not self.dispatcher.jobs.is_settled:
+            return
         ledger = self.dispatcher.ledger
         for entry in list(ledger.entries.values()):
-            if self._detached or entry.future in self._given_up:
-                ledger.fail(entry, kind(f'{name(entry.work)}: {why}'))
-        if not ledger.entries:
-            self.dispatcher.jobs.abandon()
+            if entry.future in self._given_up:
+                why = 'was cancelled, as the program was interrupted'
+                ledger.fail(entry, JobCancelled(f'{name(entry.work)} {why}'))
+        self._interrupted_at = math.inf
+        self._given_up.clear()
+        self._hurried = True
 
-    def _close(self) -> bool:
+    def _close(self, now: float) -> bool:
         """Have the agent tidy up; return whether there is none."""
         connection = self.dispatcher.connection
-        if connection.stream is None:
+        if not connection.has_agent:
             return True
-        header = {
-            'do': 'close',
-            'remove': not self._detached,
-            'keep_logs': self.dispatcher.jobs.saw_failure,
-        }
-        self._closing_at = time.monotonic() + CLOSE_PATIENCE
-        connection.request(header, b'', lambda *_: connection.close())
-        connection.write()
+        self._closing_at = now + (HURRIED_CLOSE_PATIENCE if self._hurried else CLOSE_PATIENCE)
+        if not self._left_behind:  # else jobs need the run's folder, and calls their time
+            keep_logs = self.dispatcher.jobs.saw_failure
+            header = {'do': 'close', 'remove': True, 'keep_logs': keep_logs}
+            connection.request(header, b'', lambda *_: self._set_tidied())
         return False
+
+    def _set_tidied(self) -> None:
+        self._tidied = True
 
     def _wait(self) -> None:
         connection = self.dispatcher.connection

@@ -189,7 +189,8 @@ def _unknown_field(name: object) -> str:
     if option in OPTION_KINDS:
         return f'unknown resource {name!r}: write extra={{{option!r}: ...}}'
     advice = (
-        did_you_mean(str(name), _FIELDS)
+        (f': did you mean {_ELSEWHERE[option]!r}?' if option in _ELSEWHERE else '')
+        or did_you_mean(str(name), _FIELDS)
         or f': another option of sbatch goes into extra={{{option!r}: ...}}'
     )
     return f'unknown resource {name!r}{advice}'
@@ -308,6 +309,18 @@ _CHECKS: Mapping[str, Callable[[object], object]] = {
     'env': environment,
     'extra': _extra,
 }
+
+_ELSEWHERE = {
+    'cores': 'cpus_per_task',
+    'cpus': 'cpus_per_task',
+    'memory': 'mem',
+    'name': 'job_name',
+    'ncpus': 'cpus_per_task',
+    'queue': 'partition',
+    'timeout': 'time',
+    'walltime': 'time',
+}
+"""What other libraries and queues call these fields."""
 
 _OUTPUT_IS_READ = "sbatch's own output is read by slurm_futures"
 _OWNED: Mapping[str, str] = {

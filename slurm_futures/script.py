@@ -36,6 +36,7 @@ _DIRECTIVE = re.compile(r'#(SBATCH|SLURM)')
 _LOOKALIKE = re.compile(r'\s*#\s*SBATCH\s*:?\s*--?\w', re.IGNORECASE)
 _MISSPELT = re.compile(r'#([A-Z]{4,8})\s+--?\w')
 _HERE_DOCUMENT = re.compile(r'(?<!<)<<-?\s*\\?["\']?([A-Za-z_]\w*)')
+_SURROGATE = re.compile('[\ud800-\udfff]')
 _ARRAY_PART = re.compile(r'([0-9]+)(?:-([0-9]+)(?::([0-9]+))?)?')
 
 _UNUSABLE = {
@@ -175,6 +176,8 @@ def _refuse_unreadable(text: str) -> None:
             f'line {_line_of(text, chr(13))}: DOS line ends (CRLF): sbatch refuses them, Linux '
             "says 'bad interpreter: ^M': convert the script with dos2unix"
         )
+    if _SURROGATE.search(text):
+        raise ConfigError('the script has bytes that are not UTF-8: save it as UTF-8')
     if len(text.encode('utf-8', 'surrogatepass')) > _LARGEST_SCRIPT:
         raise ConfigError("the script is larger than 4 MB, Slurm's limit: put its data into a file")
 
@@ -192,7 +195,8 @@ def _split_shebang(line: str) -> tuple[str, str | None]:
     """
     if not line.startswith('#!'):
         raise ConfigError(
-            f"line 1 must be '#!' and an interpreter, such as '#!/bin/bash'; it is {shown(line)}"
+            f"line 1 must be '#!' and an interpreter, such as '#!/bin/bash'; it is {shown(line)} "
+            '(the path of a local script is passed as a pathlib.Path)'
         )
     interpreter, *rest = re.split(r'[ \t]+', line[2:].strip(' \t'), maxsplit=1)
     if not interpreter.startswith('/'):

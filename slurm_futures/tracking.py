@@ -62,6 +62,8 @@ class End:
         lost: nobody knows what became of it.
         started: False when it provably never began.
         obstacle: what kept the wrapper from starting the calls (see remote.entry and wrappers).
+        told: all that the task had to say has arrived: what it has not begun by then never began.
+        job_id: of the task that ended so, where its script has others; else ''.
     """
 
     state: JobState
@@ -72,6 +74,8 @@ class End:
     lost: bool = False
     started: bool | None = None
     obstacle: Mapping[str, Any] | None = None
+    told: bool = False
+    job_id: str = ''
 
 
 class Ask(Enum):
@@ -176,8 +180,6 @@ def decide_script(task: Task, policy: Policy, now: float) -> End | Ask | None:
         state = JobState.FAILED if report.code else JobState.COMPLETED
         code = report.code if report.signal is None else None
         return End(state, code, report.signal, task.node, started=True)
-    if task.terminal is JobState.COMPLETED:
-        return End(JobState.COMPLETED, 0, node=task.node, started=True)
     return _decide_by_slurm(task, policy, now, flushed=report is not None)
 
 
@@ -204,18 +206,18 @@ def _decide_by_slurm(task: Task, policy: Policy, now: float, flushed: bool) -> E
     if not task.heard and task.revoked is None and not returns:
         return Ask.REVOKE
     if flushed and task.terminal is not None and not returns:
-        return _end(task, started=True)
+        return _end(task, started=True, told=True)
     since = task.terminal_at if task.terminal is not None else task.absent_at
     if now - since >= policy.grace:
-        return _end(task, started=True if task.heard else None)
+        return _end(task, started=True if task.heard else None, told=flushed)
     return Ask.ACCOUNTING if gone and task.accounting is None else None
 
 
-def _end(task: Task, started: bool | None) -> End:
+def _end(task: Task, started: bool | None, *, told: bool = False) -> End:
     row = task.accounting
     node = task.node or (row.nodes if row else '')
     if task.terminal is None:
-        return End(task.state, node=node, reason=task.reason, lost=True, started=started)
+        return End(task.state, node=node, reason=task.reason, lost=True, started=started, told=told)
     return End(
         task.terminal,
         exit_code=row.exit_code if row else None,
@@ -223,6 +225,7 @@ def _end(task: Task, started: bool | None) -> End:
         node=node,
         reason=task.reason,
         started=started,
+        told=told,
     )
 
 

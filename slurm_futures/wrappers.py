@@ -72,12 +72,12 @@ silent=' 130 141 143 '
 stopping=false
 stop() {{
   stopping=true
-{on_term}
-  post '"stopping":true'
+  {on_term}
+  post '"stopping":true' 2>&3
 }}
 trap stop TERM
 for signal in {signals}; do
-  trap 'kill -s '"$signal"' "$child"' "$signal"
+  trap 'kill -s '"$signal"' "$child" 2>/dev/null' "$signal"
 done
 (
   trap - TERM {signals}
@@ -100,7 +100,7 @@ died=null
 if [ "$code" -gt 128 ] && {{ [[ $silent == *" $code "* ]] || read -r -t 0.1 _ <&4; }}; then
   died=$((code - 128))
 fi
-post '"ended":{{"code":'"$code"',"signal":'"$died"',"term":'"$stopping"'}}'
+post '"ended":{{"code":'"$code"',"signal":'"$died"',"term":'"$stopping"'}}' 2>&3
 exit "$code"
 """
 
@@ -182,7 +182,7 @@ def user_script(
         setup=_setup(setup, env or {}),
         command=shlex.join(command),
         signals=_FORWARDED,
-        on_term='  kill -s TERM "$child"' if _warns_by_term(signal_option or '') else '  :',
+        on_term='kill -s TERM "$child" 2>/dev/null' if _warns_by_term(signal_option or '') else ':',
     )
     return head + _HEAD.format(folder=shlex.quote(folder), batch=batch) + body
 

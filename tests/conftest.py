@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers import Bench
 
 from cluster.client import Control
 from cluster.layout import ClusterError
-from slurm_futures import SlurmExecutor
+from slurm_futures import SlurmExecutor, bundle
+from slurm_futures.remote import library
 
 ROOT_VARIABLE = 'SLURM_FUTURES_TEST_CLUSTER'
 REQUIRE_VARIABLE = 'SLURM_FUTURES_REQUIRE_CLUSTER'
@@ -179,3 +181,18 @@ def cancel_jobs(cluster: Control) -> Iterator[None]:
 def _jobs() -> set[str]:
     squeue = ['squeue', '--me', '-h', '-t', 'PD,R,S,CF,CG', '-o', '%A']
     return set(subprocess.check_output(squeue, text=True, timeout=60).split())
+
+
+@pytest.fixture(scope='session')
+def entry(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The workers' entry script, installed as the agent installs it on a login node."""
+    files = {name: text.encode() for name, text in bundle.remote_files().items()}
+    return library.install(str(tmp_path_factory.mktemp('lib')), files)
+
+
+@pytest.fixture
+def bench(work_dir: Path) -> Iterator[Bench]:
+    """A spool in a folder with a hostile name, for workers and wrappers without a Slurm."""
+    bench = Bench(work_dir)
+    yield bench
+    bench.close()

@@ -129,7 +129,7 @@ def test_job_failed_says_what_to_which_job_and_ends_with_stderr() -> None:
     """str() of a JobFailed: the message, the job's facts, the logs, and last the tail of stderr."""
     known = (
         'job 123_7, FAILED, exit code 3, killed by signal 9 (SIGKILL), on node n1, '
-        'reason: NonZeroExitCode, the call never began'
+        'reason: NonZeroExitCode, it never began'
     )
     error = JobFailed('the job failed', **JOB_FACTS)
     assert str(error).splitlines() == [

@@ -194,7 +194,8 @@ def test_junk_does_no_harm(before: str, after: str) -> None:
     ('line', 'attention'),
     [
         ('27|0|28|PENDING||job requeued in held state', True),
-        ('27|0|28|PENDING||JobArrayTaskLimit,JobHeldUser', True),
+        ('27|0,4|27|PENDING||Resources,JobHeldUser', False),
+        ('27|0,4|27|PENDING||JobHeldAdmin,JobHeldUser', True),
         ('27|0|28|PENDING||JobHeldAdmin', True),
         ('27|0|28|PENDING||DependencyNeverSatisfied', True),
         ('6|N/A|6|SPECIAL_EXIT||None', True),

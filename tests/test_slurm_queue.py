@@ -341,11 +341,16 @@ import remote
 for name in {modules!r}:
     importlib.import_module('remote.' + name)
 from remote.slurm import SlurmQueue
-queue = SlurmQueue({{'query_timeout': 5}}, {env!r})
+queue = SlurmQueue({{'query_timeout': 0.5}}, {env!r})
 
 async def main():
-    replies = await asyncio.gather(queue.query(), queue.submit('/x.sh', [], '/'), queue.limits())
-    return [tuple(reply)[:2] for reply in replies]
+    asks = [queue.submit('/x.sh', [], '/'), queue.limits(), queue.history(['1'])]
+    replies = [tuple(reply)[:2] for reply in await asyncio.gather(queue.query(), *asks)]
+    task = asyncio.ensure_future(queue.history(['1']))
+    await asyncio.sleep(0.1)
+    task.cancel()
+    await asyncio.wait([task])
+    return [*replies, task.cancelled()]
 
 print(asyncio.run(main()))
 """
@@ -360,6 +365,7 @@ def test_it_works_on_the_clusters_python(stubs: Stubs, tmp_path: Path, version: 
     shutil.copytree(REMOTE, tmp_path / 'lib' / 'remote')
     stubs.add('squeue', 'echo "1|N/A|1|RUNNING|n1|None"')
     stubs.add('sbatch', 'echo 5')
+    stubs.add('sacct', 'sleep 600')
     modules = [
         *('states', 'task_sets', 'slurm_parsers', 'slurm_commands', 'slurm_verdict', 'queues'),
         *('subprocesses', 'slurm'),
@@ -369,4 +375,5 @@ def test_it_works_on_the_clusters_python(stubs: Stubs, tmp_path: Path, version: 
     done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
     assert done.stderr == ''
     row = "JobRow(job_id='1', tasks='', state='RUNNING', reason='None', nodes='n1', raw_id='1')"
-    assert done.stdout == f"[(True, [{row}]), ('submitted', '5'), (1001, 1001)]\n"
+    submitted, limits, timed_out, cancelled = "('submitted', '5')", (1001, 1001), (False, ()), True
+    assert done.stdout == f'[(True, [{row}]), {submitted}, {limits}, {timed_out}, {cancelled}]\n'

@@ -38,6 +38,7 @@ def failed(reason: str, *before: str) -> str:
         failed('Access/permission denied'),
         failed(POLICY, 'QOSMaxWallDurationPerJobLimit'),
         failed(POLICY),
+        failed('Incompatible versions of client and server code'),
         failed('An error that Slurm 29.05 may invent'),
     ],
 )
@@ -122,6 +123,10 @@ def test_what_slurm_wants_to_be_tried_later(stderr: str) -> None:
         failed('Unable to contact slurm controller (receive failure)'),
         failed('Protocol authentication error'),
         failed('Unspecified error', 'slurm_unpack_received_msg: Message receive failure'),
+        failed(
+            'Incompatible versions of client and server code',
+            'unpack_header: protocol_version 30840 not supported',
+        ),
     ],
 )
 def test_a_lost_answer_proves_nothing(stderr: str) -> None:

@@ -51,7 +51,10 @@ class Agent:
         self._stream = Stream(os.dup(0), os.dup(1))
         self._owner = process_identity(os.getpid())
         self._sent: Set[str] = set()
+        self._scanning = asyncio.Lock()
+        self._large: Set[asyncio.Task[None]] = set()
         self._tasks: Set[asyncio.Task[None]] = set()
+        self._dropped: Set[int] = set()
         self._pools: Dict[Tuple[str, str], LoginPool] = {}
         self._watching = asyncio.Event()
         self._news_at = time.monotonic()
@@ -65,7 +68,8 @@ class Agent:
         try:
             hello = await _thread(self._prepare)
         except (OSError, UnsafeFolder) as error:
-            await self._stream.send({'event': 'fatal', 'text': str(error)})
+            text = f'it cannot use work_dir {self._config["work_dir"]}: {error}'
+            await self._stream.send({'event': 'fatal', 'text': text})
             return
         await self._stream.send(hello)
         scan = loop.create_task(self._scan_forever())
@@ -108,10 +112,11 @@ class Agent:
             for header, body in messages:
                 self._spawn(self._answer(header, body))
 
-    def _spawn(self, work: Awaitable[None]) -> None:
+    def _spawn(self, work: Awaitable[None]) -> asyncio.Task[None]:
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     async def _answer(self, header: Header, body: bytes) -> None:
         handler: Callable[[Header, bytes], Awaitable[Any]] = getattr(self, 'on_' + header['do'])
@@ -141,6 +146,11 @@ class Agent:
     async def _scan_forever(self) -> None:
         """Send what is in new/ once, then look for news as long as the client waits for some."""
         while True:
+            await self._pause(await self._scan())
+
+    async def _scan(self) -> float:
+        """Send what has appeared in new/; return how many seconds it took to look."""
+        async with self._scanning:
             started = time.monotonic()
             names = await _thread(os.listdir, self._spool.path('new'))
             took = time.monotonic() - started
@@ -149,7 +159,7 @@ class Agent:
                 self._news_at = time.monotonic()
             for name in fresh:
                 await self._send_message(name)
-            await self._pause(took)
+            return took
 
     async def _pause(self, took: float) -> None:
         await self._watching.wait()
@@ -159,6 +169,9 @@ class Agent:
         await asyncio.sleep(pause)
 
     async def _send_message(self, name: str) -> None:
+        if name in self._sent:
+            return
+        self._sent.add(name)  # at once: meanwhile another look may find it too
         path = self._spool.path('new', name)
         try:
             message, start = await _thread(read_header, path)
@@ -167,10 +180,24 @@ class Agent:
             if size <= LARGE:
                 await self._send(header, await _thread(_read, path, start, size))
             else:
-                self._spawn(self._stream.send_pieces(header, _pieces(path, start)))
-        except FileNotFoundError:
-            return  # acknowledged between the scan and now
-        self._sent.add(name)
+                large = self._spawn(self._send_large(header, _pieces(path, start)))
+                self._large.add(large)
+                large.add_done_callback(self._large.discard)
+        except FileNotFoundError:  # acknowledged between the scan and now
+            self._sent.discard(name)
+
+    async def _send_large(self, header: Header, pieces: AsyncIterator[bytes]) -> None:
+        try:
+            await self._stream.send_pieces(header, pieces)
+        except OSError:
+            self._closing = True  # as for _send()
+
+    async def on_catch_up(self, _header: Header, _body: bytes) -> Header:
+        """Answer when all that is in new/ now has been sent."""
+        await self._scan()
+        if self._large:
+            await asyncio.wait(set(self._large))
+        return {}
 
     async def on_ack(self, header: Header, _body: bytes) -> None:
         """Delete messages that the client has recorded."""
@@ -201,7 +228,8 @@ class Agent:
             name = f'call-{header["call"]}'
             command['body'] = await _thread(self._spool.write, 'calls', name, [body])
             body = b''
-        await pool.add(command, body)
+        if header['call'] not in self._dropped:
+            await pool.add(command, body)
 
     async def _on_login_event(self, header: Header, body: bytes) -> None:
         if header['event'] == 'delivered':
@@ -213,6 +241,8 @@ class Agent:
 
     async def on_drop(self, header: Header, _body: bytes) -> None:
         """Forget a login call that has not begun, end one that has."""
+        # A large call may still be on its way, for smaller messages overtake it.
+        self._dropped.add(header['call'])
         for pool in self._pools.values():
             if await pool.drop(header['call']):
                 return
@@ -235,7 +265,7 @@ class Agent:
         try:
             path = await _thread(self._write_batch, header, body)
         except OSError as error:
-            return {'kind': 'refused', 'stderr': f'cannot prepare the job: {error}'}
+            return {'kind': 'refused', 'stderr': str(error)}
         self._news_at = time.monotonic()
         reply = _facts(await self._queue.submit(path, header['options'], header['cwd']))
         if reply['kind'] == 'submitted':

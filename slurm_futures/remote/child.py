@@ -10,62 +10,87 @@ from __future__ import annotations
 import functools
 import io
 import os
+import pickle
 import signal
 import sys
 import time
 import types
-from typing import TYPE_CHECKING, Any, List, NamedTuple, NoReturn, Optional, Tuple
+from collections import namedtuple
 
+from .page import Begun, Page
 from .protocol import LARGE, CallsFile, Header, Inbox, encode
 from .spool import Spool, message_line, message_name
 
+TYPE_CHECKING = False  # see remote/__init__.py
 if TYPE_CHECKING:
     import subprocess
+    from typing import Any, Iterator, List, NoReturn, Optional, Tuple
 
-Outcome = Tuple[Header, bytes]
+    Outcome = Tuple[Header, bytes]
+else:
+    Outcome = tuple
 
 TERM_TIMEOUT = 2.0
 """Seconds that a command has between SIGTERM and SIGKILL when its time is up."""
 
+_PLAIN = (type(None), bool, int, float, complex, str, bytes)
 
-class Context(NamedTuple):
-    """What a child knows of the supervisor that forked it."""
-
-    spool: Spool
-    topic: str
-    header: Header  # of every message this supervisor writes
-    sys_path: List[str]
+KILL_TIMEOUT = 0.5
+"""Seconds that its output may take to end after SIGKILL."""
 
 
-class Pipes(NamedTuple):
+class Context:
+    """What a child knows of the supervisor that forked it.
+
+    Args:
+        spool: of the run.
+        topic: what messages are called.
+        header: of every message this supervisor writes.
+        sys_path: folders to look for modules in, after the interpreter's own.
+        places: the most calls of one command.
+    """
+
+    def __init__(
+        self, spool: Spool, topic: str, header: Header, sys_path: List[str], places: int = 1
+    ) -> None:
+        self.spool = spool
+        self.topic = topic
+        self.header = header
+        self.sys_path = sys_path
+        self.places = places
+
+
+class Pipes(namedtuple('Pipes', 'commands events')):
     """The child's ends of its pipes."""
 
-    commands: int
-    events: int
+    __slots__ = ()
 
 
-def serve(pipes: Pipes, context: Context) -> NoReturn:
+def serve(pipes: Pipes, context: Context, page: Page) -> NoReturn:
     """Run commands until the supervisor closes the pipe; never return."""
-    _leave_the_supervisor_behind(context)
-    runner = _Runner(context)
+    _leave_the_supervisor_behind(pipes, context)
+    runner = _Runner(context, page)
     inbox = Inbox()
     while True:
         data = os.read(pipes.commands, LARGE)
         if not data:
             os._exit(0)
         for command, body in inbox.feed(data):
-            _write(pipes.events, runner.run(command, body))
+            for outcome in runner.run(command, body):
+                _write(pipes.events, outcome)
 
 
-def _leave_the_supervisor_behind(context: Context) -> None:
+def _leave_the_supervisor_behind(pipes: Pipes, context: Context) -> None:
     """Give user code the surroundings of a fresh interpreter."""
     os.setpgid(0, 0)
+    _close_all_but(pipes)
     signal.set_wakeup_fd(-1)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())  # blocked since the fork
     null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, 0)
     if null > 2:
@@ -78,6 +103,17 @@ def _leave_the_supervisor_behind(context: Context) -> None:
     sys.path.extend(entry for entry in context.sys_path if entry not in sys.path)
 
 
+def _close_all_but(pipes: Pipes) -> None:
+    """Close what the supervisor has opened: who waits for its end must not wait for user code."""
+    for name in os.listdir('/proc/self/fd'):
+        descriptor = int(name)
+        try:
+            if descriptor not in pipes and not os.get_inheritable(descriptor):
+                os.close(descriptor)
+        except OSError:
+            continue  # the one that listed the others
+
+
 def _write(descriptor: int, outcome: Outcome) -> None:
     data = memoryview(encode(*outcome))
     while data:
@@ -87,29 +123,57 @@ def _write(descriptor: int, outcome: Outcome) -> None:
 class _Runner:
     """Runs commands and turns whatever comes of them into outcomes."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, page: Page) -> None:
         self._context = context
+        self._page = page
         self._calls: Optional[CallsFile] = None
         self._function: Tuple[Tuple[int, int], Any] = ((-1, 0), None)
 
-    def run(self, command: Header, body: bytes) -> Outcome:
-        """Run one command; the outcome of a large result is a message in ``tmp/`` by then."""
-        started = time.monotonic()
+    def run(self, command: Header, body: bytes) -> Iterator[Outcome]:
+        """Run a command, and yield the outcome of each of its calls as soon as it is there."""
+        if command['do'] != 'calls':
+            yield self._run_one(command, body)
+            return
+        first = command['first']
+        for index in command['indices']:
+            if self._page.stopped:
+                break
+            one = dict(command, call=first + index, index=index)
+            if self._page.is_unwanted(index - command['base']):
+                yield {'event': 'outcome', 'kind': 'cancelled', 'call': one['call'], 'size': 0}, b''
+            else:
+                yield self._run_one(one, b'')
+        yield {'event': 'idle'}, b''
+
+    def _run_one(self, command: Header, body: bytes) -> Outcome:
+        """Run one call; the outcome of a large result is a message in ``tmp/`` by then."""
+        begun = Begun(command['call'], time.time(), *log_sizes())
+        self._page.begin(begun)
+        outcome = self._outcome(command, body, begun)
+        self._page.end()
+        return outcome
+
+    def _outcome(self, command: Header, body: bytes, begun: Begun) -> Outcome:
         if command['do'] == 'command':
             header, result = _run_command(command, body)
         else:
             header, result = self._run_call(command, body)
         flush()
-        header.update(
-            event='outcome',
-            call=command['call'],
-            at=time.time(),
-            seconds=round(time.monotonic() - started, 6),
-            size=len(result),
-            log_end=log_sizes(),
-        )
+        facts = {
+            'event': 'outcome',
+            'call': begun.call,
+            'began': begun.at,
+            'at': time.time(),
+            'log': [begun.out, begun.err],
+            'log_end': log_sizes(),
+        }
+        header.update(facts, size=len(result))
         if len(result) > LARGE:
-            return self._stage(header, result), b''
+            try:
+                return self._stage(header, result), b''
+            except OSError as error:  # such as a full disk
+                header, result = _error(error, 'result')
+                header.update(facts, size=len(result))
         return header, result
 
     def _stage(self, item: Header, result: bytes) -> Header:
@@ -132,8 +196,6 @@ class _Runner:
             return _error(error, stage)
 
     def _load(self, command: Header, body: bytes) -> Tuple[Any, Any]:
-        import pickle
-
         if 'sizes' in command:
             split = command['sizes'][0]
             return pickle.loads(body[:split]), pickle.loads(body[split:])
@@ -146,6 +208,10 @@ class _Runner:
             self._function = (where, pickle.loads(self._calls.read(*where)))
         args = pickle.loads(self._calls.read(call.args_start, call.args_size))
         return self._function[1], args
+
+
+class _Killed(BaseException):
+    """The supervisor wants the command under way to end."""
 
 
 def _run_command(command: Header, body: bytes) -> Outcome:
@@ -163,34 +229,50 @@ def _run_command(command: Header, body: bytes) -> Outcome:
             stdin=pipe if command['has_input'] else subprocess.DEVNULL,
             stdout=pipe,
             stderr=pipe,
+            # What it leaves running must not be in the group that goes with this process.
+            start_new_session=True,
         )
     except (OSError, ValueError) as error:
         return _error(error, 'run')
     kind = 'completed'
+    signal.signal(signal.SIGTERM, _raise_killed)
     try:
         out, err = process.communicate(body or None, timeout=command['timeout'])
     except subprocess.TimeoutExpired:
         kind = 'timeout'
         out, err = _end(process)
+    except _Killed:
+        _end(process)
+        _die()
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     header = {'kind': kind, 'returncode': process.returncode, 'sizes': [len(out), len(err)]}
     return header, out + err
+
+
+def _raise_killed(*_: object) -> NoReturn:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise _Killed
+
+
+def _die() -> NoReturn:
+    """End as the supervisor wanted."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    os.kill(os.getpid(), signal.SIGTERM)
+    os._exit(128 + signal.SIGTERM)
 
 
 def _end(process: subprocess.Popen[bytes]) -> Tuple[bytes, bytes]:
     """End a command and what it started; return what it had printed."""
     import subprocess
 
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # this process leads the group that gets it
-    os.killpg(0, signal.SIGTERM)
-    try:
-        return process.communicate(timeout=TERM_TIMEOUT)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        for stream in (process.stdout, process.stderr):
-            os.set_blocking(stream.fileno(), False)  # type: ignore[union-attr]
-        return process.communicate()
-    finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    out = err = b''
+    for number, patience in ((signal.SIGTERM, TERM_TIMEOUT), (signal.SIGKILL, KILL_TIMEOUT)):
+        os.killpg(process.pid, number)
+        try:
+            return process.communicate(timeout=patience)
+        except subprocess.TimeoutExpired as late:
+            out, err = late.stdout or b'', late.stderr or b''
+    return out, err  # somebody has left the group and holds the pipes
 
 
 def _error(error: BaseException, stage: str) -> Outcome:
@@ -218,9 +300,13 @@ def _error(error: BaseException, stage: str) -> Outcome:
 def dumps(value: Any) -> bytes:
     """Pickle what goes back to the client.
 
+    Plain values need no cloudpickle, whose import costs a short task a third of its time.
+
     A class that came from the client by value goes back by name, together with a copy for the
     case that the client, perhaps a new process by then, has no class of that name any more.
     """
+    if type(value) in _PLAIN:
+        return pickle.dumps(value, protocol=5)
     buffer = io.BytesIO()
     _pickler()(buffer, protocol=5).dump(value)
     return buffer.getvalue()
@@ -249,10 +335,17 @@ def flush() -> None:
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
-        except (OSError, ValueError, AttributeError):  # closed or replaced by the call: its choice
+        except Exception:  # closed, or replaced by whatever: the call's choice
             continue
 
 
 def log_sizes() -> List[int]:
     """Return how many bytes the files behind stdout and stderr have."""
-    return [os.fstat(descriptor).st_size for descriptor in (1, 2)]
+    return [_size(descriptor) for descriptor in (1, 2)]
+
+
+def _size(descriptor: int) -> int:
+    try:
+        return os.fstat(descriptor).st_size
+    except OSError:  # closed by the call
+        return 0

@@ -29,10 +29,8 @@ def install(library: str, files: Dict[str, bytes]) -> str:
         _write(temporary, files)
         try:
             os.rename(temporary, folder)
-        except OSError:
-            if not _complete(folder, files):
-                shutil.rmtree(folder)
-                os.rename(temporary, folder)
+        except OSError:  # somebody else's, complete, or one that files were purged from
+            _merge(temporary, folder)
             shutil.rmtree(temporary, ignore_errors=True)
     return os.path.join(folder, PACKAGE, 'entry.py')
 
@@ -43,6 +41,15 @@ def _complete(folder: str, files: Dict[str, bytes]) -> bool:
         return all(os.path.getsize(os.path.join(folder, n)) == len(files[n]) for n in files)
     except FileNotFoundError:
         return False
+
+
+def _merge(source: str, target: str) -> None:
+    """Put files into a folder that jobs may be reading: each is there at every moment."""
+    for folder, _, names in os.walk(source):
+        there = os.path.join(target, os.path.relpath(folder, source))
+        os.makedirs(there, mode=0o700, exist_ok=True)
+        for name in names:
+            os.replace(os.path.join(folder, name), os.path.join(there, name))
 
 
 def _write(folder: str, files: Dict[str, bytes]) -> None:

@@ -46,7 +46,7 @@ class LoginWorker:
     def run(self) -> None:
         """Serve the agent until it is gone and the call under way is finished."""
         self._tell({'event': 'ready', **self._header})
-        while self._agent is not None or self._crew.call is not None:
+        while self._agent is not None or self._crew.busy:
             self._wait()
             for number in self._signals.read():
                 if number == signal.SIGTERM:

@@ -13,10 +13,16 @@ from __future__ import annotations
 import json
 import os
 import struct
-from typing import Any, BinaryIO, Dict, Iterable, Iterator, List, NamedTuple, Sequence, Tuple
+from collections import namedtuple
 
-Header = Dict[str, Any]
-Message = Tuple[Header, bytes]
+TYPE_CHECKING = False  # see remote/__init__.py
+if TYPE_CHECKING:
+    from typing import Any, BinaryIO, Dict, Iterable, Iterator, List, Sequence, Tuple
+
+    Header = Dict[str, Any]
+    Message = Tuple[Header, bytes]
+else:
+    Header, Message = dict, tuple
 
 CHUNK = 256 * 1024
 """Bytes of a message sent in one frame."""
@@ -45,11 +51,11 @@ def frames(channel: int, header: Header, body: bytes = b'') -> Iterator[bytes]:
     if len(start) + len(body) <= CHUNK:
         yield frame(channel, start + body, True)
         return
-    yield frame(channel, start, False)
-    view = memoryview(body)
-    for offset in range(0, len(body), CHUNK):
-        piece = bytes(view[offset : offset + CHUNK])
-        yield frame(channel, piece, offset + CHUNK >= len(body))
+    for part, is_last in ((start, not body), (body, True)):
+        view = memoryview(part)
+        for offset in range(0, len(part), CHUNK):
+            end = offset + CHUNK
+            yield frame(channel, bytes(view[offset:end]), is_last and end >= len(part))
 
 
 def encode(header: Header, body: bytes = b'') -> bytes:
@@ -93,13 +99,10 @@ def _split(part: bytearray) -> Message:
         return header, bytes(view[start:])
 
 
-class Call(NamedTuple):
+class Call(namedtuple('Call', 'fn_start fn_size args_start args_size')):
     """Where a call's function and arguments lie in its batch's file, in bytes."""
 
-    fn_start: int
-    fn_size: int
-    args_start: int
-    args_size: int
+    __slots__ = ()
 
 
 _CALLS_MAGIC = b'slurm_futures calls 1\n'
@@ -139,6 +142,7 @@ class CallsFile:
         self._file: BinaryIO = open(path, 'rb')  # noqa: SIM115 - closed by close()
         magic = self._file.read(len(_CALLS_MAGIC))
         if magic != _CALLS_MAGIC:
+            self._file.close()
             raise ValueError(f'{path} is not a file of calls: it starts with {magic!r}')
         (length,) = _LENGTH.unpack(self._file.read(_LENGTH.size))
         self.header: Header = json.loads(self._file.read(length))

@@ -73,9 +73,10 @@ def query_environment(env: Mapping[str, str]) -> dict[str, str]:
     """Return the environment for squeue, sacct, scancel and scontrol.
 
     Nothing that changes what they print or do is left. SLURM_BITSTR_LEN=0 makes them print whole
-    lists of tasks. With SQUEUE_ARRAY_UNIQUE=1, squeue does not list the pending tasks of an array
-    together when their reasons differ, so that a held one is seen; as an option that would be
-    an error since Slurm 23.11, which does not know it. Times come as seconds since 1970.
+    lists of tasks. With SQUEUE_ARRAY_UNIQUE=1, squeue lists a task of its own, such as a held
+    one, by itself (20.11, 22.05); 24.11 does not know it, puts all pending tasks together with
+    all of their reasons, and rejects the option --array-unique (measured). Times come as seconds
+    since 1970.
     """
     kept = {
         name: value for name, value in env.items() if name in _KEPT or not name.startswith(_QUERIES)

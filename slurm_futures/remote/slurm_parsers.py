@@ -95,11 +95,14 @@ class JobRow(NamedTuple):
 
     @property
     def needs_attention(self) -> bool:
-        """Whether it waits until a person releases or cancels it."""
+        """Whether it waits until a person releases or cancels it.
+
+        Tasks listed together may have several reasons: then nobody knows which of them wait so.
+        """
         state = JobState.parse(self.state)
         if state is None or state.is_terminal:
             return False
-        return state.needs_attention or not _HELD.isdisjoint(self.reason.split(','))
+        return state.needs_attention or _HELD.issuperset(self.reason.split(','))
 
 
 def parse_squeue(text: str) -> list[JobRow]:

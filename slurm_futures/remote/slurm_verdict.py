@@ -102,10 +102,9 @@ _LOST = frozenset(
     }
 )
 
-# A plugin that rejects the job, and an answer that could not be unpacked (measured, with squeue),
-# both end as SLURM_ERROR.
-_UNSPECIFIED = 'Unspecified error'
-_UNPACKING = re.compile(r'unpack|slurm_receive_msg|Message receive failure')
+# An answer that could not be read may end as any error: that of a plugin that rejects the job
+# (22.05), or of incompatible versions (24.11; both measured).
+_UNREADABLE = re.compile(r'unpack|slurm_receive_msg|Message receive failure')
 
 
 class Verdict(NamedTuple):
@@ -165,9 +164,7 @@ def _judge_reason(reason: str, stderr: str) -> str:
         return UNREACHABLE
     if reason in _RETRY:
         return BUSY
-    if reason in _LOST or reason in _system_errors():
-        return AMBIGUOUS
-    if reason == _UNSPECIFIED and _UNPACKING.search(stderr):
+    if reason in _LOST or reason in _system_errors() or _UNREADABLE.search(stderr):
         return AMBIGUOUS
     # Slurm's other errors are the controller's answers, those of later versions too.
     return LIMIT if _SUBMIT_LIMIT.search(stderr) else REFUSED

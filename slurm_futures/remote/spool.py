@@ -11,9 +11,12 @@ import json
 import os
 import stat
 import time
-from typing import Iterable, List, Set, Tuple
 
 from .protocol import Header
+
+TYPE_CHECKING = False  # see remote/__init__.py
+if TYPE_CHECKING:
+    from typing import Iterable, Sequence, Set, Tuple
 
 FOLDERS = ('calls', 'claims', 'done', 'logs', 'new', 'tmp')
 REVOKED = 'revoked'
@@ -128,8 +131,9 @@ class Spool:
 
 def message_name(topic: str) -> str:
     """Return a name that no other message has; names of one topic sort by time."""
-    uname = os.uname()
-    return f'{topic}-{time.time_ns():020d}-{uname.nodename}-{os.getpid()}'
+    # Clocks may be coarse or set back, and containers share host names and process ids.
+    unique = f'{os.uname().nodename}-{os.getpid()}-{os.urandom(4).hex()}'
+    return f'{topic}-{time.time_ns():020d}-{unique}'
 
 
 def message_line(header: Header) -> bytes:
@@ -153,7 +157,9 @@ class DoneList:
     Outcomes are deleted once the client has recorded them; this list stays as long as the run, so
     that a task that Slurm starts again runs only what is left. A line is added when the message
     is complete in ``tmp/`` and names it: whatever dies between the line and the rename, the next
-    start of the task finds the message and delivers it.
+    start of the task finds the message and delivers it. A line has a newline before it and
+    a full stop at its end, so that one that was cut off by a full disk or a crash neither counts
+    nor spoils the next.
     """
 
     def __init__(self, spool: Spool, topic: str) -> None:
@@ -165,27 +171,28 @@ class DoneList:
         calls: Set[int] = set()
         names: Set[str] = set()
         restart = 0
-        for word, number, name in self._lines():
+        for word, numbers, name in self._lines():
             if word == 'restart':
-                restart = max(restart, int(number))
+                restart = max(restart, int(numbers))
             else:
-                calls.add(int(number))
+                calls.update(map(int, numbers.split(',')))
                 names.add(name)
         return calls, names, restart
 
     def _lines(self) -> Iterable[Tuple[str, str, str]]:
         try:
-            with open(self._path, encoding='utf-8') as file:
+            with open(self._path, encoding='utf-8', errors='replace') as file:
                 text = file.read()
         except FileNotFoundError:
             return
-        for line in text.split('\n')[:-1]:
-            word, number, name = line.split(' ', 2)
-            yield word, number, name
+        for line in text.split('\n'):
+            words = line.split(' ')
+            if len(words) == 4 and words[3] == '.':
+                yield words[0], words[1], words[2]
 
     def resume(self, restart: int) -> Set[int]:
         """Note a restart of the task, deliver what its last run left, return the finished calls."""
-        self._append([f'restart {restart} -\n'])
+        self._append(f'restart {restart} -')
         calls, names, _ = self.read()
         for name in names:
             try:
@@ -194,15 +201,18 @@ class DoneList:
                 continue
         return calls
 
-    def deliver(self, calls: Iterable[int], name: str) -> None:
+    def deliver(self, calls: Sequence[int], name: str) -> None:
         """Deliver a message that is complete in ``tmp/`` and holds the outcomes of ``calls``."""
-        self._append([f'call {call} {name}\n' for call in calls])
+        if calls:
+            self._append(f'calls {",".join(map(str, calls))} {name}')
         self._spool.deliver(name)
 
-    def _append(self, lines: List[str]) -> None:
+    def _append(self, text: str) -> None:
+        data = f'\n{text} .\n'.encode()
         descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         try:
-            os.write(descriptor, ''.join(lines).encode())
+            while data:
+                data = data[os.write(descriptor, data) :]
             os.fsync(descriptor)
         finally:
             os.close(descriptor)

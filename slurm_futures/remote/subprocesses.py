@@ -72,15 +72,14 @@ async def run_command(
     except OSError as error:
         return Finished(None, b'', b'', error)
     try:
-        in_time = await _within(collector.exited, timeout)
-        if not in_time:
-            _kill(transport)
-            await _within(collector.exited, _REAP)
+        await _within(collector.exited, timeout)
+        in_time = transport.get_returncode() is not None
+        await _kill(transport, collector)
         await _within(collector.drained, _DRAIN)
         returncode = transport.get_returncode() if in_time else None
         return Finished(returncode, bytes(collector.output[1]), bytes(collector.output[2]))
     finally:
-        _kill(transport)
+        await _kill(transport, collector)
         transport.close()
 
 
@@ -97,8 +96,8 @@ async def _spawn(
     except asyncio.CancelledError:
         # Interrupted in this, asyncio would await the end of all that the command has started.
         with contextlib.suppress(OSError):
-            transport, _ = await starting
-            _kill(transport)
+            transport, collector = await starting
+            await _kill(transport, collector)
             transport.close()
         raise
 
@@ -111,9 +110,10 @@ async def _within(event: asyncio.Event, seconds: float) -> bool:
     return True
 
 
-def _kill(transport: asyncio.SubprocessTransport) -> None:
-    if transport.get_returncode() is not None:
-        return
-    # It may have ended a moment ago.
-    with contextlib.suppress(OSError):
-        os.killpg(transport.get_pid(), signal.SIGKILL)
+async def _kill(transport: asyncio.SubprocessTransport, collector: _Collector) -> None:
+    """Kill the command and what it has started, unless it has ended; await its end."""
+    if transport.get_returncode() is None:
+        # It may have ended a moment ago.
+        with contextlib.suppress(OSError):
+            os.killpg(transport.get_pid(), signal.SIGKILL)
+        await _within(collector.exited, _REAP)

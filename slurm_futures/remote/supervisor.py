@@ -6,10 +6,15 @@ import os
 import select
 import signal
 import time
-from typing import List, Optional, Tuple
+import traceback
 
 from .child import Context, Outcome, Pipes, log_sizes, serve
+from .page import Begun, Page
 from .protocol import LARGE, Header, Inbox, encode
+
+TYPE_CHECKING = False  # see remote/__init__.py
+if TYPE_CHECKING:
+    from typing import List, NoReturn, Optional, Tuple
 
 TERM_PATIENCE = 2.0
 """Seconds that a child's death by SIGTERM waits for the supervisor's own: Slurm sends both."""
@@ -24,14 +29,15 @@ class Child:
     def __init__(self, context: Context) -> None:
         command_read, self._commands = os.pipe()
         self.events, event_write = os.pipe()
-        self.pid = os.fork()
-        if self.pid == 0:
-            try:
-                os.close(self._commands)
-                os.close(self.events)
-                serve(Pipes(command_read, event_write), context)
-            finally:
-                os._exit(70)
+        # Until the child has handlers of its own, a signal to it would be taken for its parent's.
+        self.page = Page(context.places)
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        try:
+            self.pid = os.fork()
+            if self.pid == 0:
+                _become_child(Pipes(command_read, event_write), context, self.page)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         os.close(command_read)
         os.close(event_write)
         try:
@@ -40,20 +46,32 @@ class Child:
             pass  # it did so itself and may be gone already
         os.set_blocking(self.events, False)
         self._inbox = Inbox()
-        self.call: Optional[int] = None
+        self.waiting: List[int] = []
+        self.busy = False
         self.kill_at: Optional[float] = None
-        self.killed = False
+        self.killed: Optional[int] = None
+        self.deaf = False
         self.status: Optional[int] = None
 
     def run(self, command: Header, body: bytes = b'') -> None:
         """Have the child, which must be idle, run a command."""
-        self.call = command['call']
+        self.waiting = list(command['calls']) if command['do'] == 'calls' else [command['call']]
+        self.busy = True
+        self.page.resume()
         data = memoryview(encode(command, body))
         try:
             while data:
                 data = data[os.write(self._commands, data) :]
         except BrokenPipeError:
             pass  # it died, and reap() says how
+
+    @property
+    def call(self) -> Optional[int]:
+        """The call under way, or the next one of the command."""
+        begun = self.page.begun()
+        if begun and begun.call in self.waiting:
+            return int(begun.call)
+        return self.waiting[0] if self.waiting else None
 
     def outcomes(self) -> List[Outcome]:
         """Return the outcomes that have arrived."""
@@ -64,11 +82,27 @@ class Child:
             except BlockingIOError:
                 break
             if not data:
+                self.deaf = True  # the call has closed the pipe, or it was the child's end
                 break
             done.extend(self._inbox.feed(data))
-        if done:
-            self.call = None
-        return done
+        return [self._sorted_out(outcome) for outcome in done if not self._is_idle(outcome)]
+
+    def _is_idle(self, outcome: Outcome) -> bool:
+        """Return whether this only says that the command is done."""
+        if outcome[0]['event'] == 'idle':
+            self.busy, self.waiting = False, []
+            return True
+        return False
+
+    def _sorted_out(self, outcome: Outcome) -> Outcome:
+        """Take note of an outcome; return it unless it is the exception that the kill raised."""
+        item, _ = outcome
+        if self.waiting == [item['call']]:
+            self.busy = False
+        self.waiting.remove(item['call'])
+        if item['call'] == self.killed and item['kind'] == 'error':
+            return self.death(item['call']), b''
+        return outcome
 
     def reap(self) -> bool:
         """Return True once the child has died; its exit status is in ``status`` then."""
@@ -78,34 +112,40 @@ class Child:
                 self.status = status
         return self.status is not None
 
-    def death(self) -> Header:
-        """Return the outcome of the call that the child died of."""
-        status = self.status or 0
-        number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else None
-        code = os.WEXITSTATUS(status) if os.WIFEXITED(status) else None
-        kind = 'killed' if self.killed else 'died'
-        return {
+    def death(self, call: int) -> Header:
+        """Return the outcome of a call that the child died of, or that was killed."""
+        number = code = None
+        if self.status is not None and os.WIFSIGNALED(self.status):
+            number = os.WTERMSIG(self.status)
+        elif self.status is not None:
+            code = os.WEXITSTATUS(self.status)
+        item: Header = {
             'event': 'outcome',
-            'kind': kind,
-            'call': self.call,
+            'kind': 'killed' if call == self.killed else 'died',
+            'call': call,
             'at': time.time(),
             'size': 0,
             'signal': number,
             'exit_code': code,
             'log_end': log_sizes(),
         }
+        begun = self.page.begun()
+        if begun and begun.call == call:
+            item.update(began=begun.at, log=[begun.out, begun.err])
+        return item
 
     def signal(self, number: int) -> None:
         """Send a signal to the child and to all that it started."""
         try:
             os.killpg(self.pid, number)
-        except ProcessLookupError:
-            pass  # dead already
+        except (ProcessLookupError, PermissionError):
+            pass  # dead already; or what is left runs as somebody else, such as sudo
 
-    def kill(self) -> None:
-        """End the call under way: SIGTERM now, SIGKILL if that does not help."""
-        if not self.killed:
-            self.killed = True
+    def kill(self, call: int) -> None:
+        """End a call if it is under way: SIGTERM now, SIGKILL if that does not help."""
+        self.page.stop()  # so that the signal cannot meet the next call
+        if self.killed is None and self.busy and self.call == call:
+            self.killed = call
             self.kill_at = time.monotonic() + KILL_PATIENCE
             self.signal(signal.SIGTERM)
 
@@ -116,10 +156,21 @@ class Child:
             self.signal(signal.SIGKILL)
 
     def close(self) -> None:
-        """Forget a child that has died, and end what it left running."""
+        """Forget a child that has died, or must die, and end what it left running."""
         self.signal(signal.SIGKILL)
+        if self.status is None:
+            os.waitpid(self.pid, 0)
         os.close(self._commands)
         os.close(self.events)
+
+
+def _become_child(pipes: Pipes, context: Context, page: Page) -> NoReturn:
+    try:
+        serve(pipes, context, page)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(70)
 
 
 class Crew:
@@ -132,9 +183,33 @@ class Crew:
         self.stopping = False
 
     @property
+    def busy(self) -> bool:
+        """Whether a command is under way."""
+        return self._child is not None and self._child.busy
+
+    @property
     def call(self) -> Optional[int]:
-        """The call under way."""
-        return self._child.call if self._child else None
+        """The call under way, or the next one of the command."""
+        return self._child.call if self._child and self._child.busy else None
+
+    def begun(self) -> Optional[Begun]:
+        """Return what is known of the call under way."""
+        return self._child.page.begun() if self._child and self._child.busy else None
+
+    def discard(self, place: int) -> None:
+        """Leave out a call of the command, if it has not begun."""
+        if self._child is not None:
+            self._child.page.discard(place)
+
+    def stop(self) -> None:
+        """Start no further call: the job is about to end."""
+        self.stopping = True
+        self.leave_rest()
+
+    def leave_rest(self) -> None:
+        """Start no further call of the command."""
+        if self._child is not None:
+            self._child.page.stop()
 
     @property
     def pid(self) -> Optional[int]:
@@ -143,8 +218,8 @@ class Crew:
 
     def descriptors(self) -> List[int]:
         """Return what to wait for."""
-        alive = self._child is not None and self._child.status is None
-        return [self._child.events] if self._child and alive else []
+        child = self._child
+        return [child.events] if child and child.status is None and not child.deaf else []
 
     def deadline(self) -> Optional[float]:
         """Return the monotonic time at which outcomes() is to be called without any news."""
@@ -167,16 +242,18 @@ class Crew:
         done = child.outcomes()
         if child.reap():
             done += child.outcomes()
-            if child.call is not None:
+            if child.busy and child.call is not None:
                 if self._may_be_slurm(child):
                     return done
-                done.append((child.death(), b''))
+                done.append((child.death(child.call), b''))
             self._discard()
+        elif child.killed is not None and not child.busy:
+            self._discard()  # the call has ended in spite of the kill, which may yet hit the next
         return done
 
     def _may_be_slurm(self, child: Child) -> bool:
         """Return whether the SIGTERM that ended a call may have been meant for the whole job."""
-        signalled = child.status == signal.SIGTERM and not child.killed and not self.stopping
+        signalled = child.status == signal.SIGTERM and child.killed is None and not self.stopping
         if not signalled:
             return False
         if self._verdict_at is None:
@@ -196,15 +273,12 @@ class Crew:
 
     def kill(self, call: int) -> None:
         """End the call if it is under way."""
-        if self._child is not None and self._child.call == call:
-            self._child.kill()
+        if self._child is not None:
+            self._child.kill(call)
 
     def close(self) -> None:
         """End the child, whatever it is doing."""
-        if self._child is not None:
-            self._child.signal(signal.SIGKILL)
-            os.waitpid(self._child.pid, 0) if self._child.status is None else None
-            self._discard()
+        self._discard()
 
 
 class Signals:

@@ -15,15 +15,22 @@ import os
 import signal
 import sys
 import time
-from typing import Dict, List, NamedTuple, Optional, Set
+from collections import namedtuple
 
-from .child import Context, Outcome, log_sizes
+from .child import Context, Outcome
 from .protocol import LARGE, CallsFile, Header
 from .spool import REVOKED, DoneList, Spool, message_line, message_name
 from .supervisor import Crew, Signals, wait
 
+TYPE_CHECKING = False  # see remote/__init__.py
+if TYPE_CHECKING:
+    from typing import Dict, List, Optional, Set, Tuple
+
 TOGETHER = 0.2
 """Seconds within which outcomes share a message."""
+
+DOUBT = 0.2
+"""Seconds that a failure is held back: SIGTERM reaches the call before the supervisor, or after."""
 
 CONTROL_INTERVALS = (1.0, 10.0)
 """Seconds between looks at the cancel file: the first while a call is young, up to the second."""
@@ -32,13 +39,10 @@ FORWARDED = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP, signal.SIGINT)
 """What ``--signal=B:`` and ``scancel --batch`` send to the batch step only; calls want it too."""
 
 
-class Place(NamedTuple):
+class Place(namedtuple('Place', 'batch task job restart')):
     """Which task of which job this is."""
 
-    batch: int
-    task: int
-    job: str
-    restart: int
+    __slots__ = ()
 
     @property
     def topic(self) -> str:
@@ -67,18 +71,20 @@ class TaskWorker:
         self._header = _message_header(place)
         self._done = DoneList(spool, place.topic)
         first = place.task * calls['chunksize']
+        self._base = first
         self._todo = list(range(first, min(first + calls['chunksize'], calls['count'])))
+        self._reported = -1
         self._items: List[Header] = []
         self._bodies: List[bytes] = []
         self._flush_at: Optional[float] = None
         self._flushed = time.monotonic()
-        self._begun = 0.0
-        self._control_at = 0.0
+        self._controlled = self._control_at = 0.0
         self._cancelled: Set[int] = set()
+        self._doubtful: List[Tuple[float, Outcome]] = []
         self._failures = 0
         self._delivered = 0
         self._signals = Signals((signal.SIGTERM, *FORWARDED))
-        context = Context(spool, place.topic, self._header, calls['sys_path'])
+        context = Context(spool, place.topic, self._header, calls['sys_path'], calls['chunksize'])
         self._crew = Crew(context)
 
     def run(self) -> int:
@@ -93,8 +99,7 @@ class TaskWorker:
             self._wait()
         self._crew.close()
         code = 1 if self._failures or self._crew.stopping else 0
-        term = self._crew.stopping
-        self._flush({'ended': {'code': code, 'term': term}})
+        self._flush({'ended': {'code': code, 'term': self._crew.stopping}})
         return code
 
     def _give_way(self, owner: str) -> int:
@@ -113,33 +118,55 @@ class TaskWorker:
             self._on_signal(number)
         for outcome in self._crew.outcomes():
             self._on_outcome(outcome)
+        while self._doubtful and time.monotonic() >= self._doubtful[0][0]:
+            self._accept(self._doubtful.pop(0)[1])
         if time.monotonic() >= self._control_at:
             self._control()
-        if self._crew.call is None and not self._crew.stopping:
-            self._start_next()
+        if self._todo and not self._crew.busy and not self._crew.stopping:
+            self._start()
+        self._report_begun()
         if self._flush_at is not None and time.monotonic() >= self._flush_at:
             self._flush({})
-        return self._crew.call is not None
+        return self._crew.busy or bool(self._doubtful)
 
     def _wait(self) -> None:
         times = [self._flush_at, self._control_at, self._crew.deadline()]
+        times += [due for due, _ in self._doubtful[:1]]
+        begun = self._crew.begun()
+        if begun is None or begun.call != self._reported:
+            times.append(time.monotonic() + TOGETHER)
         until = min(t for t in times if t is not None)
         wait([self._signals.descriptor, *self._crew.descriptors()], until)
 
-    def _start_next(self) -> None:
-        while self._todo:
-            index = self._todo.pop(0)
-            number = self._number(index)
-            if number in self._cancelled:
-                self._add({'event': 'outcome', 'kind': 'cancelled', 'call': number, 'size': 0})
-                continue
-            now = time.time()
-            self._add({'event': 'begun', 'call': number, 'at': now, 'log': log_sizes()})
-            self._begun = time.monotonic()
-            self._plan_flush(self._begun + TOGETHER)
-            cwd, path = self._calls['cwd'], self._calls['path']
-            self._crew.run({'do': 'call', 'call': number, 'cwd': cwd, 'path': path, 'index': index})
+    def _start(self) -> None:
+        """Have the child run what is left to do."""
+        command = {
+            'do': 'calls',
+            'calls': [self._number(index) for index in self._todo],
+            'indices': self._todo,
+            'first': self._calls['first'],
+            'base': self._base,
+            'cwd': self._calls['cwd'],
+            'path': self._calls['path'],
+        }
+        self._crew.run(command)
+        for number in self._cancelled:
+            self._discard(number)
+
+    def _discard(self, number: int) -> None:
+        place = number - self._number(self._base)
+        if 0 <= place < self._calls['chunksize']:
+            self._crew.discard(place)
+
+    def _report_begun(self) -> None:
+        """Tell of a call that is under way for longer than messages are held back."""
+        begun = self._crew.begun()
+        if begun is None or begun.call == self._reported or time.time() - begun.at < TOGETHER:
             return
+        self._reported = begun.call
+        item = {'event': 'begun', 'call': begun.call, 'at': begun.at}
+        self._add(dict(item, log=[begun.out, begun.err]))
+        self._flush_at = 0.0
 
     def _add(self, item: Header, body: bytes = b'') -> None:
         self._items.append(item)
@@ -149,10 +176,19 @@ class TaskWorker:
         self._flush_at = at if self._flush_at is None else min(at, self._flush_at)
 
     def _on_outcome(self, outcome: Outcome) -> None:
+        kind, index = outcome[0]['kind'], outcome[0]['call'] - self._calls['first']
+        self._control_at = min(self._control_at, self._controlled + CONTROL_INTERVALS[0])
+        if index in self._todo:
+            self._todo.remove(index)
+        if kind in ('error', 'died'):
+            if not self._crew.stopping:
+                self._doubtful.append((time.monotonic() + DOUBT, outcome))
+        else:
+            self._accept(outcome)
+
+    def _accept(self, outcome: Outcome) -> None:
         item, body = outcome
-        if item['kind'] != 'value':
-            if self._crew.stopping and item['kind'] != 'killed':
-                return
+        if item['kind'] not in ('value', 'cancelled'):
             self._failures += 1
         if 'file' in item:
             self._flush({})
@@ -179,7 +215,8 @@ class TaskWorker:
 
     def _on_signal(self, number: int) -> None:
         if number == signal.SIGTERM and not self._crew.stopping:
-            self._crew.stopping = True
+            self._crew.stop()
+            self._doubtful.clear()
             self._flush({'stopping': True})
         elif number in FORWARDED:
             self._crew.signal(number)
@@ -187,16 +224,20 @@ class TaskWorker:
     def _control(self) -> None:
         """Learn which calls are not wanted any more, and whether a newer copy is at work."""
         young, old = CONTROL_INTERVALS
-        now = time.monotonic()
-        self._control_at = now + min(old, max(young, (now - self._begun) / 10))
+        begun = self._crew.begun()
+        age = time.time() - begun.at if begun else 0.0
+        self._controlled = time.monotonic()
+        self._control_at = self._controlled + min(old, max(young, age / 10))
         with open(self._spool.path('calls', f'{self._place.batch}.cancel')) as file:
             lines = file.read().split('\n')[:-1]
-        self._cancelled.update(int(line.split(' ')[1]) for line in lines)
-        for line in lines:
-            if line.startswith('kill '):
-                self._crew.kill(int(line.split(' ')[1]))
+        for how, number in (line.split(' ') for line in lines):
+            self._cancelled.add(int(number))
+            self._discard(int(number))
+            if how == 'kill' and self._crew.call == int(number):
+                self._crew.kill(int(number))
         if self._done.read()[2] > self._place.restart:
             self._todo = []
+            self._crew.leave_rest()
 
 
 def _message_header(place: Place) -> Header:
