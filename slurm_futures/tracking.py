@@ -216,6 +216,10 @@ def _decide_by_slurm(task: Task, policy: Policy, now: float, flushed: bool) -> E
 def _end(task: Task, started: bool | None, *, told: bool = False) -> End:
     row = task.accounting
     node = task.node or (row.nodes if row else '')
+    if task.terminal is None and started is False:
+        # Pending tasks that are cancelled out of a living array vanish without a trace, from squeue
+        # and from sacct (measured, 22.05), and nothing else makes a task vanish that never began.
+        return End(JobState.CANCELLED, reason=task.reason, started=False, told=told)
     if task.terminal is None:
         return End(task.state, node=node, reason=task.reason, lost=True, started=started, told=told)
     return End(

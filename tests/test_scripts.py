@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -11,8 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from waiting import Gate, has_ended
 
-from cluster.client import Control
 from cluster.processes import eventually
 from slurm_futures import (
     ConfigError,
@@ -23,7 +22,6 @@ from slurm_futures import (
     SlurmExecutor,
     SubmitError,
 )
-from waiting import Gate, has_ended
 
 
 @pytest.fixture
@@ -92,7 +90,7 @@ def test_own_chdir_is_kept(executor: SlurmExecutor, tmp_path: Path, work_dir: Pa
 def test_missing_cwd(executor: SlurmExecutor, work_dir: Path) -> None:
     """A folder that is not there is refused, naming it; mkdir=True creates it."""
     folder = work_dir / 'a' / 'b'
-    with pytest.raises(SubmitError, match='there is no folder .*/a/b'):
+    with pytest.raises(SubmitError, match=r'there is no folder .*/a/b'):
         executor.submit(bash('pwd'), cwd=str(folder)).result()
     assert not folder.exists()
     future = executor.submit(bash('pwd'), cwd=str(folder), mkdir=True)

@@ -52,4 +52,7 @@ def main(role, folder, name, *more):  # type: ignore[no-untyped-def]
 if __name__ == '__main__':
     if sys.path[0] == os.path.dirname(os.path.abspath(__file__)):
         sys.path.pop(0)
-    sys.exit(main(*sys.argv[1:]))  # type: ignore[no-untyped-call]
+    status = main(*sys.argv[1:])  # type: ignore[no-untyped-call]
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)  # taking the interpreter down in good order takes 3 ms, and nobody looks

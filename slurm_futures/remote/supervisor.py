@@ -6,7 +6,6 @@ import os
 import select
 import signal
 import time
-import traceback
 
 from .child import Context, Outcome, Pipes, log_sizes, serve
 from .page import Begun, Page
@@ -168,6 +167,8 @@ def _become_child(pipes: Pipes, context: Context, page: Page) -> NoReturn:
     try:
         serve(pipes, context, page)
     except BaseException:
+        import traceback  # the price of it is for those who need it
+
         traceback.print_exc()
     finally:
         os._exit(70)
