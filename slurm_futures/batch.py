@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import math
-import os
-import sys
+import posixpath
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
-from slurm_futures import wrappers
-from slurm_futures.batching import CallSet, Target
+from slurm_futures.batching import CallSet
 from slurm_futures.futures import JobFuture
 from slurm_futures.outcomes import Entry, Group
 from slurm_futures.remote.states import JobState
-from slurm_futures.resources import Resources
-from slurm_futures.script import ScriptHeader, array_indices, fill_gaps, render_sbatch_lines
 from slurm_futures.tracking import End, Policy, Task, Tracker
 
 
@@ -42,7 +39,7 @@ class Site:
 
     def place(self, cwd: str | None) -> str:
         """Return where something runs: what it says, relative to where the others run."""
-        return os.path.join(self.cwd, cwd) if cwd else self.cwd
+        return posixpath.join(self.cwd, cwd) if cwd else self.cwd
 
 
 class Owner(Protocol):
@@ -61,27 +58,61 @@ class Owner(Protocol):
 MakeEntry = Callable[[JobFuture[Any], int, Group], Entry]
 
 
+@dataclass(frozen=True)
+class Frame:
+    """What all batches of a run share.
+
+    Attributes:
+        owner: whoever sends them on their way.
+        site: where they are submitted.
+        policy: how their tasks are judged.
+        make_entry: makes the entry of a call or script in the ledger.
+    """
+
+    owner: Owner
+    site: Site
+    policy: Policy
+    make_entry: MakeEntry
+
+
 class Batch(ABC):
-    """A job or a job array, from before its submission until nothing of it is open."""
+    """A job or a job array, from before its submission until nothing of it is open.
+
+    Attributes:
+        number: its own, in all messages about it.
+        first: the number of its first call.
+        attempt: which submission this is; each has a script of its own name, the claims are shared.
+        cluster: where it is, or may go; empty on sites with one cluster.
+        after: the batch whose end it waits for in Slurm.
+        jobs: the ids that Slurm gave it, oldest first: several, if it was submitted several times.
+        tracker: of its tasks, once there is a job.
+        created: when it was made, and so submitted at the earliest, in seconds since 1970.
+        submitted_at: when its first job became known, by the monotonic clock.
+        cancelled: calls that the user has cancelled and nobody has been told of.
+        unwanted: tasks whose jobs are to be cancelled as soon as there are any.
+        held: the job ids of its tasks that wait for a person.
+        decide_at: when to decide about its tasks again.
+    """
 
     is_script = False
 
-    def __init__(self, owner: Owner, site: Site, policy: Policy, number: int) -> None:
-        self._owner = owner
-        self._site = site
-        self._policy = policy
+    def __init__(self, frame: Frame, number: int, cluster: str | None) -> None:
+        self._owner = frame.owner
+        self._site = frame.site
+        self._policy = frame.policy
         self.number = number
         self.first = 0
         self.attempt = 1
-        self.cluster = ''
-        self.job: str | None = None
-        self.submitted_at = 0.0
+        self.cluster = cluster or ''
+        self.after: Batch | None = None
+        self.jobs: list[str] = []
         self.tracker: Tracker | None = None
-        self.early: list[Mapping[str, Any]] = []
+        self.submitted_at = 0.0
         self.cancelled: list[int] = []
-        self.refusals = self.misses = 0
-        self.retry_at = self.look_at = self.decide_at = math.inf
-        self.look_since = self.history_at = 0.0
+        self.unwanted: set[int] = set()
+        self.held: set[str] = set()
+        self.decide_at = math.inf
+        self.created = time.time()
         self._open: dict[int, Entry] = {}  # nothing else keeps a call, and so its result
 
     # ---- what differs between calls and scripts
@@ -90,6 +121,11 @@ class Batch(ABC):
     @abstractmethod
     def label(self) -> str:
         """What to call the batch in messages."""
+
+    @property
+    @abstractmethod
+    def bucket(self) -> Hashable:
+        """Where it is counted: batches with equal buckets meet the same limits of Slurm's."""
 
     @abstractmethod
     def request(self) -> tuple[dict[str, Any], bytes]:
@@ -115,13 +151,9 @@ class Batch(ABC):
         """Return the calls in two sets of half the size; none when they cannot be split."""
         return []
 
-    def script_succeeded(self, end: End) -> bool:
-        """Return whether this end is what a script's future resolves to."""
-        return False
-
-    def unchecked(self, entry: Entry) -> bool:
-        """Return whether the future resolves to the state even if that is a failure."""
-        return False
+    @abstractmethod
+    def succeeded(self, end: End) -> bool:
+        """Return whether this end is what the future resolves to, rather than what it raises."""
 
     # ---- what is the same
 
@@ -131,20 +163,33 @@ class Batch(ABC):
         return f'{self._site.folder.rsplit("/", 1)[-1]}-{self.number}.{self.attempt}'
 
     @property
+    def has_job(self) -> bool:
+        """Whether Slurm has confirmed the submission."""
+        return bool(self.jobs)
+
+    @property
     def is_over(self) -> bool:
         """Whether no call is open."""
         return not self._open
 
     @property
-    def unwanted(self) -> bool:
+    def is_running(self) -> bool:
+        """Whether any of its tasks runs, as far as is known."""
+        tasks = self.tracker.tasks.values() if self.tracker else ()
+        return any(task.state is JobState.RUNNING for task in tasks)
+
+    @property
+    def is_unwanted(self) -> bool:
         """Whether cancelled calls wait for their jobs to be removed."""
-        return bool(self.cancelled)
+        return bool(self.cancelled or self.unwanted)
+
+    def topics(self, tasks: Iterable[int]) -> list[str]:
+        """Return the names of tasks' claims."""
+        return [f'{self.number}.{task}' for task in tasks]
 
     def next_attempt(self) -> None:
         """Prepare to submit again, under the same task claims but another token."""
         self.attempt += 1
-        self.misses = 0
-        self.look_at = math.inf
 
     def _take(self, entries: Iterable[Entry]) -> None:
         self._open = dict(enumerate(entries))
@@ -153,9 +198,11 @@ class Batch(ABC):
             entry.work.state = JobState.PENDING
 
     def on_job(self, job: str, now: float) -> None:
-        """Take the id that Slurm gave; from now on the tasks are tracked."""
-        self.job, self.submitted_at = job, now
-        self.retry_at = self.look_at = math.inf
+        """Take an id that Slurm gave; from the first one on the tasks are tracked."""
+        self.jobs.append(job)
+        if self.tracker:
+            return
+        self.submitted_at = now
         tasks = {index or 0: Task(job, index) for index in self.task_indices()}
         wanted = {self.task_of(index) for index in self._open}
         tracked = tasks if self.is_script else {n: t for n, t in tasks.items() if n in wanted}
@@ -164,20 +211,24 @@ class Batch(ABC):
             task = tasks.get(self.task_of(index))
             entry.work.job_id = job if self.is_script or task is None else task.job_id
 
-    def on_task_message(self, message: Mapping[str, Any]) -> None:
+    def on_task_message(self, message: Mapping[str, Any], now: float) -> None:
         """Take what a task's wrapper or worker reports."""
         task = self.tracker.tasks.get(message['task']) if self.tracker else None
         if task is None:
             return
-        winner = message.get('superseded', 'job:' + message['job']).partition(':')[2]
-        if winner != task.job and 'failed' in message:
-            return  # it has not even claimed the task
-        if winner != task.job:  # another submission of the same batch won the claim
-            task.job = winner
-            task.absences = 0
-        if 'superseded' not in message:
-            task.on_message(message)
+        if 'superseded' in message:
+            task.on_owner(message['superseded'])
+        elif 'failed' not in message:  # it has claimed the task
+            task.follow(message['job'])
+        if task.job == message['job']:
+            task.on_message(message, now)
+        self.note_job(task)
         self._publish(message['task'], task)
+
+    def note_job(self, task: Task) -> None:
+        """Remember the job that a task turned out to belong to."""
+        if task.job not in self.jobs:
+            self.jobs.append(task.job)
 
     def publish_states(self) -> None:
         """Show on the futures what is known of their tasks."""
@@ -215,7 +266,7 @@ class Batch(ABC):
         """Return whether a call's task has other calls that are open."""
         return len(self.entries_of(self.task_of(index))) > 1
 
-    def unwanted_tasks(self, calls: Iterable[int]) -> tuple[list[int], list[int]]:
+    def split_cancelled(self, calls: Iterable[int]) -> tuple[list[int], list[int]]:
         """Return the tasks of cancelled calls that have no other, and the calls of the rest."""
         tasks: set[int] = set()
         single = []
@@ -227,14 +278,11 @@ class Batch(ABC):
         return sorted(tasks), single
 
     def job_ids(self, tasks: Iterable[int]) -> list[str]:
-        """Return the Slurm ids of tasks; the job's own when they are all there is."""
+        """Return the Slurm ids of tasks; the jobs' own when these are all tasks there are."""
         tasks = list(tasks)
-        if self.job is None:
-            return []
-        indices = self.task_indices()
-        if indices == [None] or len(tasks) == len(indices):
-            return [self.job]
-        return [f'{self.job}_{task}' for task in tasks]
+        if len(tasks) == len(self.task_indices()):
+            return list(self.jobs)
+        return [f'{job}_{task}' for job in self.jobs for task in tasks]
 
     # ---- Group
 
@@ -249,271 +297,3 @@ class Batch(ABC):
     def kill(self, entry: Entry) -> None:
         """End a running call."""
         self._owner.kill(entry, self)
-
-
-class CallsBatch(Batch):
-    """Function calls in the tasks of one job or job array."""
-
-    def __init__(
-        self,
-        owner: Owner,
-        site: Site,
-        policy: Policy,
-        numbers: tuple[int, Sequence[int]],
-        calls: CallSet,
-        make_entry: MakeEntry,
-    ) -> None:
-        super().__init__(owner, site, policy, numbers[0])
-        self._calls = calls
-        self._count = len(calls.calls)
-        self._tasks = calls.tasks
-        self._take(
-            make_entry(future, number, self)
-            for number, (future, _, _) in zip(numbers[1], calls.calls, strict=True)
-        )
-
-    @property
-    def label(self) -> str:
-        """What to call the batch in messages."""
-        count = self._count
-        return (
-            f'{count} calls of {self._calls.label}'
-            if count > 1
-            else f'a call of {self._calls.label}'
-        )
-
-    @property
-    def _resources(self) -> Resources:
-        return self._calls.target.resources or Resources()
-
-    @property
-    def _is_array(self) -> bool:
-        return self._tasks > 1
-
-    def request(self) -> tuple[dict[str, Any], bytes]:
-        """Return the agent's order to submit the batch."""
-        target, site, resources = self._calls.target, self._site, self._resources
-        cwd = site.place(target.cwd)
-        script = wrappers.calls_script(
-            folder=site.folder,
-            batch=self.number,
-            entry=site.entry,
-            python_cmd=target.python_cmd or site.python_cmd,
-            cwd=cwd,
-            setup=[*site.setup, *resources.setup],
-            env=dict(resources.env),
-        ).encode()
-        header = {
-            'do': 'submit',
-            'batch': self.number,
-            'token': self.token,
-            'options': self._options(resources, cwd),
-            'cwd': cwd,
-            'mkdir': False,
-            'folders': [],
-            'script_size': len(script),
-        }
-        facts = {
-            'first': self.first,
-            'cwd': cwd,
-            'python': list(sys.version_info[:2]),
-            'sys_path': list(site.sys_path),
-        }
-        return header, script + self._calls.encode(facts)
-
-    def _options(self, resources: Resources, cwd: str) -> list[str]:
-        options = render_options(resources.sbatch_options())
-        logs = self._site.folder.replace('%', '%%') + '/logs/' + str(self.number)
-        suffix = '_%a' if self._is_array else '_0'
-        options += [f'--chdir={cwd}', f'--output={logs}{suffix}.out', f'--error={logs}{suffix}.err']
-        if not resources.job_name:
-            options.append(f'--job-name={self._calls.label}')
-        if self._is_array:
-            limit = f'%{resources.array_parallelism}' if resources.array_parallelism else ''
-            options.append(f'--array=0-{self._tasks - 1}{limit}')
-        return options
-
-    def on_job(self, job: str, now: float) -> None:
-        """Take the id that Slurm gave, and say where the calls' output will be."""
-        super().on_job(job, now)
-        self._calls = replace(self._calls, functions=[], calls=[])  # Slurm has them
-        logs = f'{self._site.folder}/logs/{self.number}_'
-        for index, entry in self._open.items():
-            task = self.task_of(index)
-            entry.work.logs = (f'{logs}{task}.out', f'{logs}{task}.err')
-
-    def task_indices(self) -> Sequence[int | None]:
-        """Return the array indices of the tasks."""
-        return list(range(self._tasks)) if self._is_array else [None]
-
-    def task_of(self, index: int) -> int:
-        """Return the task that runs a call."""
-        return index // self._calls.chunksize
-
-    def entries_of(self, task: int) -> list[Entry]:
-        """Return the open calls of a task."""
-        first = task * self._calls.chunksize
-        calls = range(first, min(first + self._calls.chunksize, self._count))
-        return [self._open[index] for index in calls if index in self._open]
-
-    def end_task(self, number: int, end: End) -> tuple[End, list[Entry]] | None:
-        """Take a task's end, which is the end of all its calls that have no outcome."""
-        if self.tracker:
-            self.tracker.tasks.pop(number, None)
-        return end, self.entries_of(number)
-
-    def halves(self) -> list[CallSet]:
-        """Return the open calls in two sets of half as many tasks; none if there is one task."""
-        if not self._is_array:
-            return []
-        calls = [self._calls.calls[index] for index in self._open]
-        return replace(self._calls, calls=calls).split(math.ceil(self._tasks / 2))
-
-
-@dataclass
-class ScriptJob:
-    """A user's batch script on its way to sbatch.
-
-    Attributes:
-        target: resources that fill the gaps in the script's header, and where it runs.
-        header: what the script's header says.
-        text: the whole script.
-        future: what the user waits for.
-        name: the job's name, if the script's own is not wanted.
-        check: whether an end other than COMPLETED is raised.
-        mkdir: whether a missing working folder is created.
-        default_name: the job's name if nobody gives it one.
-    """
-
-    target: Target
-    header: ScriptHeader
-    text: str
-    future: JobFuture[Any]
-    name: str | None = None
-    check: bool = True
-    mkdir: bool = False
-    default_name: str = 'script'
-
-
-class ScriptBatch(Batch):
-    """A user's script; its own header may make it an array, with one future all the same."""
-
-    is_script = True
-
-    def __init__(
-        self,
-        owner: Owner,
-        site: Site,
-        policy: Policy,
-        numbers: tuple[int, int],
-        job: ScriptJob,
-        make_entry: MakeEntry,
-    ) -> None:
-        super().__init__(owner, site, policy, numbers[0])
-        self._job = job
-        self._ends: dict[int, End] = {}
-        self._logs: dict[int, tuple[str, str]] = {}
-        spec = self._setting('array')
-        self._indices: Sequence[int | None] = array_indices(spec) if spec else [None]
-        self._take([make_entry(job.future, numbers[1], self)])
-
-    def _setting(self, name: str) -> str | None:
-        value: str | None = self._job.header.options.get(name)
-        return value
-
-    @property
-    def label(self) -> str:
-        """What to call the batch in messages."""
-        return f'the script {self._job.name or self._setting("job-name") or ""}'.strip()
-
-    def request(self) -> tuple[dict[str, Any], bytes]:
-        """Return the agent's order to submit the batch."""
-        job, site = self._job, self._site
-        resources = job.target.resources or Resources()
-        cwd = site.place(job.target.cwd or self._setting('chdir'))
-        gaps = fill_gaps(job.header, resources.sbatch_options())
-        lines = [*render_sbatch_lines(gaps), *job.header.lines]
-        named = self._setting('job-name') is not None or 'job-name' in dict(gaps)
-        name = job.name or (None if named else job.default_name)
-        command = [job.header.interpreter]
-        if job.header.argument:
-            command.append(job.header.argument)
-        command.append(f'{site.folder}/calls/{self.number}.calls')
-        script = wrappers.user_script(
-            header_lines=lines,
-            folder=site.folder,
-            batch=self.number,
-            command=command,
-            cwd=cwd,
-            setup=[*site.setup, *resources.setup],
-            env=dict(resources.env),
-            signal_option=dict(gaps).get('signal') or self._setting('signal'),
-        ).encode()
-        header = {
-            'do': 'submit',
-            'batch': self.number,
-            'token': self.token,
-            'options': [f'--chdir={cwd}', *([f'--job-name={name}'] if name else [])],
-            'cwd': cwd,
-            'mkdir': job.mkdir,
-            'folders': self._log_folders(),
-            'script_size': len(script),
-        }
-        return header, script + job.text.encode()
-
-    def _log_folders(self) -> list[str]:
-        """Return the folders of the log files: Slurm fails the job if one is missing."""
-        paths = [self._setting('output'), self._setting('error')]
-        folders = [path.rpartition('/')[0] for path in paths if path]
-        return [folder for folder in folders if folder and '%' not in folder]
-
-    def task_indices(self) -> Sequence[int | None]:
-        """Return the array indices of the tasks."""
-        return self._indices
-
-    def task_of(self, index: int) -> int:
-        """Return the first task: a script has one future for all of them."""
-        return self._indices[0] or 0
-
-    def entries_of(self, task: int) -> list[Entry]:
-        """Return the script, unless its future is done."""
-        return self.open_entries()
-
-    def on_end(self, entry: Entry) -> None:
-        """Forget the script, whose future is done."""
-        self._open.clear()
-        super().on_end(entry)
-
-    def on_task_message(self, message: Mapping[str, Any]) -> None:
-        """Take what a task's wrapper reports."""
-        super().on_task_message(message)
-        if 'logs' in message:
-            self._logs[message['task']] = tuple(message['logs'])
-
-    def end_task(self, number: int, end: End) -> tuple[End, list[Entry]] | None:
-        """Take a task's end; the script ends with the last one, as badly as the worst."""
-        if self.tracker is None or number not in self.tracker.tasks:
-            return None
-        task = self.tracker.tasks.pop(number)
-        self._ends[number] = replace(end, job_id=task.job_id)
-        if self.tracker.tasks:
-            return None
-        bad = (n for n, e in self._ends.items() if e.state is not JobState.COMPLETED)
-        number = next(bad, number)
-        for entry in self._open.values():
-            entry.work.state = self._ends[number].state
-            entry.work.logs = self._logs.get(number, entry.work.logs)
-        return self._ends[number], self.open_entries()
-
-    def script_succeeded(self, end: End) -> bool:
-        """Return whether the script completed."""
-        return end.state is JobState.COMPLETED and not end.lost
-
-    def unchecked(self, entry: Entry) -> bool:
-        """Return whether the future resolves to the state even if that is a failure."""
-        return not self._job.check
-
-
-def render_options(options: Iterable[tuple[str, str | None]]) -> list[str]:
-    """Return sbatch's command-line spelling of options."""
-    return [f'--{name}' if value is None else f'--{name}={value}' for name, value in options]

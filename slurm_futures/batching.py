@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -58,12 +58,16 @@ class CallSet:
     chunksize: int = 1
     functions: list[bytes] = field(default_factory=list)
     calls: list[tuple[JobFuture[Any], int, bytes]] = field(default_factory=list)
+    _places: dict[bytes, int] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def add(self, future: JobFuture[Any], function: bytes, args: bytes) -> None:
         """Add a call; equal functions are kept once."""
-        if function not in self.functions[-1:]:
-            self.functions.append(function)
-        self.calls.append((future, len(self.functions) - 1, args))
+        last = self.calls[-1][1] if self.calls else None
+        if last is None or self.functions[last] != function:  # quicker than looking it up
+            last = self._places.setdefault(function, len(self.functions))
+            if last == len(self.functions):
+                self.functions.append(function)
+        self.calls.append((future, last, args))
 
     def without_cancelled(self) -> CallSet:
         """Return the calls that are still wanted."""
@@ -116,9 +120,14 @@ class _Window:
 
 
 class Windows:
-    """Calls that wait for others like them."""
+    """Calls that wait for others like them.
 
-    def __init__(self) -> None:
+    Args:
+        clock: monotonic.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self._open: dict[Target, _Window] = {}
 
     def add(
@@ -128,7 +137,7 @@ class Windows:
         call: tuple[JobFuture[Any], bytes, bytes],
     ) -> None:
         """Add a call: its future, its function and its arguments."""
-        now = time.monotonic()
+        now = self._clock()
         window = self._open.get(target)
         if window is None:
             window = self._open[target] = _Window(CallSet(target, label), now, now)

@@ -11,23 +11,17 @@ import contextlib
 import itertools
 import logging
 import random
-import secrets
-import select
+import struct
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from slurm_futures import bundle
-from slurm_futures.errors import ConnectionFailed
-from slurm_futures.remote.protocol import CHUNK, Inbox, Message, frames
-from slurm_futures.transports import ByteStream, Transport
+from slurm_futures.line import Line, Recipe, open_line, shown
+from slurm_futures.remote.protocol import CHUNK, frames
+from slurm_futures.transports import ByteStream
 
 LOGGER = logging.getLogger('slurm_futures')
-
-OPEN_TIMEOUT = 120.0
-"""Seconds that the login node has to start the agent: conda environments load slowly."""
 
 PING_INTERVAL = 10.0
 """Seconds between two signs of life that the agent is asked for."""
@@ -43,123 +37,6 @@ BACK_OFF = (0.2, 30.0)
 """Seconds to the first and at most to a later attempt to reconnect."""
 
 Reply = Callable[[Mapping[str, Any], bytes], None]
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How to reach the login node and what to start there."""
-
-    transport: Transport
-    python_cmd: str
-    setup: str
-    config: Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Line:
-    """An open line, and what the agent said first."""
-
-    stream: ByteStream
-    inbox: Inbox
-    hello: Mapping[str, Any]
-    early: Sequence[Message]
-
-
-def open_line(recipe: Recipe) -> Line:
-    """Start an agent and wait for its hello; blocks.
-
-    Raises:
-        ConnectionFailed: what went wrong, and what the login node printed meanwhile.
-    """
-    marker = secrets.token_hex(16)
-    command = bundle.start_command(recipe.python_cmd, recipe.setup, marker)
-    stream = recipe.transport.open(command)
-    try:
-        rest = _await_marker(stream, marker, recipe)
-        _send_all(stream, bundle.payload(recipe.config))
-        return _await_hello(stream, rest, recipe)
-    except BaseException:
-        stream.close()
-        raise
-
-
-def _await_hello(stream: ByteStream, rest: bytes, recipe: Recipe) -> Line:
-    inbox = Inbox()
-    for data in itertools.chain([rest], _received(stream)):
-        messages = inbox.feed(data)
-        if not messages:
-            continue
-        hello = messages[0][0]
-        if hello['event'] == 'hello':
-            return Line(stream, inbox, hello, messages[1:])
-        raise ConnectionFailed(f'the agent on {_where(recipe)} gave up: {hello["text"]}')
-    raise ConnectionFailed(
-        f'the agent on {_where(recipe)} ended before it said hello' + _shown(stream, b'')
-    )
-
-
-def _where(recipe: Recipe) -> str:
-    return recipe.transport.describe()
-
-
-def _await_marker(stream: ByteStream, marker: str, recipe: Recipe) -> bytes:
-    """Skip what login shells print; return what came behind the marker's line."""
-    seen = b''
-    start = b'\n' + marker.encode() + b' '
-    for data in _received(stream):
-        seen += data
-        noise, found, rest = seen.partition(start)
-        word, newline, rest = rest.partition(b'\n')
-        if not found or not newline:
-            continue
-        if word == b'ready':
-            return rest
-        raise ConnectionFailed(
-            f'{recipe.python_cmd} on {_where(recipe)} is Python {word.decode().split()[-1]}; '
-            'slurm_futures needs 3.8 or newer there: set python_cmd, or load a newer one in setup'
-        )
-    raise ConnectionFailed(
-        f'{recipe.python_cmd!r} did not start on {_where(recipe)}: look at the commands in setup, '
-        'and set python_cmd to a Python 3.8 or newer' + _shown(stream, seen)
-    )
-
-
-def _shown(stream: ByteStream, seen: bytes) -> str:
-    said = '\n'.join(
-        text.strip() for text in (seen.decode(errors='replace')[-2000:], stream.stderr()) if text
-    )
-    return f'; it printed:\n{said}' if said else ''
-
-
-def _received(stream: ByteStream) -> Iterator[bytes]:
-    """Yield what comes over the stream until it ends."""
-    deadline = time.monotonic() + OPEN_TIMEOUT
-    while True:
-        left = deadline - time.monotonic()
-        if left <= 0:
-            raise ConnectionFailed(f'no answer within {OPEN_TIMEOUT:g} s' + _shown(stream, b''))
-        select.select([stream.fileno()], [], [], left)
-        try:
-            data = stream.recv(CHUNK)
-        except BlockingIOError:
-            continue
-        if not data:
-            return
-        yield data
-
-
-def _send_all(stream: ByteStream, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        try:
-            view = view[stream.send(view) :]
-        except BlockingIOError:
-            descriptor = stream.write_fileno()
-            select.select([], [] if descriptor is None else [descriptor], [], 0.05)
-        except OSError as error:
-            raise ConnectionFailed(
-                f'the line to the agent broke: {error}' + _shown(stream, b'')
-            ) from error
 
 
 class _Request:
@@ -182,6 +59,7 @@ class Connection:
         on_hello: called with the hello of each new agent, before anything is sent to it.
         on_event: called with each event.
         on_failure: called when the first line cannot be opened.
+        clock: monotonic.
     """
 
     def __init__(
@@ -191,7 +69,10 @@ class Connection:
         on_hello: Callable[[Mapping[str, Any]], None],
         on_event: Reply,
         on_failure: Callable[[BaseException], None],
+        *,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._clock = clock
         self._recipe = recipe
         self._wake = wake
         self._on_hello = on_hello
@@ -207,9 +88,10 @@ class Connection:
         self._unsent = memoryview(b'')
         self._silent = 0.0
         self._ping_at = 0.0
-        self._stepped = time.monotonic()
+        self._stepped = clock()
         self._attempts = 0
         self._retry_at = 0.0
+        self._expecting: set[str] = set()
         self._losses: collections.deque[float] = collections.deque(maxlen=KILLS)
         self._greeted = False
         self._closed = False
@@ -252,12 +134,19 @@ class Connection:
         """Do not wait for a reply any more."""
         self._requests.pop(number, None)
 
+    def expect_messages(self, who: str, *, expected: bool) -> None:
+        """Keep a line open, and the agent looking for messages, while anybody expects some."""
+        before = bool(self._expecting)
+        (self._expecting.add if expected else self._expecting.discard)(who)
+        if bool(self._expecting) != before:
+            self.tell({'do': 'watch', 'on': expected})
+
     def _post(self, request: _Request) -> None:
         self._outgoing.append(frames(next(self._channels), dict(request.header), request.body))
 
     def open(self) -> None:
         """Open a line unless there is one, or one is being opened."""
-        if self._line or self._opening or time.monotonic() < self._retry_at:
+        if self._line or self._opening or self._clock() < self._retry_at:
             return
         self._opening = threading.Thread(
             target=self._open, name='slurm_futures connecting', daemon=True
@@ -267,7 +156,7 @@ class Connection:
     def _open(self) -> None:
         try:
             self._opened.append(open_line(self._recipe))
-        except BaseException as error:  # handed to the polling thread
+        except BaseException as error:  # noqa: BLE001 - the polling thread gets it
             self._opened.append(error)
         if self._closed:
             self._close_opened()
@@ -275,7 +164,7 @@ class Connection:
 
     def step(self) -> None:
         """Do what has become due: take over a new line, ping, reconnect."""
-        now = time.monotonic()
+        now = self._clock()
         elapsed, self._stepped = min(now - self._stepped, 1.0), now
         if self._opened:
             self._opening = None
@@ -286,22 +175,29 @@ class Connection:
                 self._take_over(opened)
         if self._line:
             self._listen(elapsed)
-        elif self._requests:
+        elif self._is_needed:
             self.open()
+
+    @property
+    def _is_needed(self) -> bool:
+        return bool(self._requests or self._expecting)
 
     def deadline(self) -> float:
         """Return the monotonic time at which `step` is due."""
         if self._line:
             return self._stepped + 1.0
-        return self._retry_at if self._requests and not self._opening else float('inf')
+        return self._retry_at if self._is_needed and not self._opening else float('inf')
 
     def _take_over(self, line: Line) -> None:
         self._line, self._silent, self._attempts = line, 0.0, 0
         self._greeted = True
-        unanswered = list(self._requests.values())  # what on_hello() adds is sent by request()
+        if self._expecting:
+            self.tell({'do': 'watch', 'on': True})
+        unanswered = list(self._requests.items())  # what on_hello() adds is sent by request()
         self._on_hello(line.hello)
-        for request in unanswered:
-            self._post(request)
+        for number, request in unanswered:
+            if number in self._requests:
+                self._post(request)
         for header, body in line.early:
             self._on_message(header, body)
 
@@ -311,13 +207,13 @@ class Connection:
             self._on_failure(error)
             return
         self._plan_retry()
-        LOGGER.warning('cannot reconnect to %s: %s', _where(self._recipe), error)
+        LOGGER.warning('cannot reconnect to %s: %s', self._recipe.where, error)
 
     def _plan_retry(self) -> None:
         first, longest = BACK_OFF
-        pause = min(longest, first * 2**self._attempts) * random.uniform(0.5, 1.0)
+        pause = min(longest, first * 2 ** min(self._attempts, 20))
         self._attempts += 1
-        self._retry_at = time.monotonic() + pause
+        self._retry_at = self._clock() + pause * random.uniform(0.5, 1.0)  # noqa: S311 - no secret
 
     def _listen(self, elapsed: float) -> None:
         self._silent += elapsed
@@ -331,17 +227,17 @@ class Connection:
         """Give up the line; a new one is opened while anything waits for an answer."""
         if not self._line:
             return
-        said = _shown(self._line.stream, b'')
+        said = shown(self._line.stream)
         self._drop()
-        now = time.monotonic()
+        now = self._clock()
         self._losses.append(now)
-        LOGGER.warning('lost the agent on %s: %s%s', _where(self._recipe), why, said)
+        LOGGER.warning('lost the agent on %s: %s%s', self._recipe.where, why, said)
         if len(self._losses) == KILLS and now - self._losses[0] < KILLS_WITHIN:
             LOGGER.error(
                 '%d agents on %s were lost within %d minutes; most likely the site ends long '
                 'processes on its login nodes: ask its support, or connect to another node',
                 KILLS,
-                _where(self._recipe),
+                self._recipe.where,
                 KILLS_WITHIN / 60,
             )
             self._attempts = max(self._attempts, 6)
@@ -397,11 +293,18 @@ class Connection:
         except BlockingIOError:
             return
         except OSError as error:
-            return self.lose(str(error))
+            self.lose(str(error))
+            return
         if not data:
-            return self.lose('it ended')
+            self.lose('it ended')
+            return
         self._silent = 0.0
-        for header, body in self._line.inbox.feed(data):
+        try:
+            messages = self._line.inbox.feed(data)
+        except (ValueError, struct.error) as error:
+            self.lose(f'it sent what is no message: {error}')
+            return
+        for header, body in messages:
             self._on_message(header, body)
 
     def _on_message(self, header: Mapping[str, Any], body: bytes) -> None:

@@ -6,20 +6,24 @@ import itertools
 import logging
 import os
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from slurm_futures import futures
-from slurm_futures.batch import Batch, CallsBatch, ScriptBatch, ScriptJob, Site
+from slurm_futures.batch import Batch, Frame, Site
 from slurm_futures.batching import CallSet, Target, Windows
-from slurm_futures.connection import Connection, Recipe
+from slurm_futures.calls_batch import CallsBatch, Lane
+from slurm_futures.connection import Connection
 from slurm_futures.errors import ConnectionFailed, PythonVersionMismatch
 from slurm_futures.futures import JobFuture
 from slurm_futures.jobs import Jobs
+from slurm_futures.line import Recipe
 from slurm_futures.logincalls import LoginCalls
 from slurm_futures.outcomes import Entry, Group, Ledger
 from slurm_futures.remote.slurm_parsers import ClusterLimits
+from slurm_futures.script_batch import ScriptBatch, ScriptJob
 from slurm_futures.tracking import Policy
 
 LOGGER = logging.getLogger('slurm_futures')
@@ -58,6 +62,7 @@ class Dispatcher:
         wake: ends the polling thread's wait; called from other threads.
         is_pending: says whether a future has not been done with.
         on_done: called with each future that is done.
+        clock: monotonic.
     """
 
     def __init__(
@@ -66,17 +71,19 @@ class Dispatcher:
         wake: Callable[[], None],
         is_pending: Callable[[JobFuture[Any]], bool],
         on_done: Callable[[JobFuture[Any]], None],
+        *,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._plan = plan
         self._is_pending = is_pending
         self._on_done = on_done
         self.connection = Connection(
-            plan.recipe, wake, self._on_hello, self._on_event, self._on_failure
+            plan.recipe, wake, self._on_hello, self._on_event, self._on_failure, clock=clock
         )
         self.ledger = Ledger(on_done)
-        self.jobs = Jobs(self.connection, self.ledger, self._launch, plan.polling_interval)
-        self.login = LoginCalls(self.connection, self.ledger, plan.login_workers, plan.grace)
-        self._windows = Windows()
+        self.jobs = Jobs(self.connection, self.ledger, self._relaunch, plan.polling_interval, clock)
+        self.login = LoginCalls(self.connection, self.ledger, plan.login_workers, plan.grace, clock)
+        self._windows = Windows(clock)
         self._numbers = itertools.count(1)
         self._batches = itertools.count(1)
         self._acks: list[str] = []
@@ -163,7 +170,7 @@ class Dispatcher:
             return
         entry = self.ledger.entries.get(future.work.number)
         if entry is not None:
-            entry.group.cancel(entry)
+            self.ledger.drop(entry)
         elif not futures.start(future):
             self._on_done(future)
 
@@ -289,26 +296,43 @@ class Dispatcher:
         if isinstance(work, ScriptJob):
             if work.future.cancelled():
                 return
-            numbers = (next(self._batches), next(self._numbers))
-            self.jobs.add(
-                ScriptBatch(self.jobs, self._place(), self._policy, numbers, work, self._entry)
-            )
+            number, call = next(self._batches), next(self._numbers)
+            self.jobs.add(ScriptBatch(self._frame(self._policy), number, call, work))
             return
         resources = work.target.resources
         most = 1 if resources is None or resources.arrays is False else self._most_tasks
-        for calls in work.without_cancelled().split(most):
-            if calls.calls:
-                self.jobs.add(self._calls_batch(calls, self._policy))
+        wanted = work.without_cancelled()
+        if wanted.calls:
+            limit = resources.array_parallelism if resources else None
+            self._launch_parts(wanted.split(most), Lane(limit), self._policy)
 
-    def _calls_batch(self, calls: CallSet, policy: Policy) -> Batch:
-        numbers = [next(self._numbers) for _ in calls.calls]
-        return CallsBatch(
-            self.jobs, self._place(), policy, (next(self._batches), numbers), calls, self._entry
-        )
+    def _relaunch(self, batch: Batch, parts: Sequence[CallSet]) -> Sequence[Batch]:
+        """Submit parts of a batch that is over a limit as a whole."""
+        assert self._policy is not None
+        parallelism = batch.parallelism if isinstance(batch, CallsBatch) else None
+        return self._launch_parts(parts, Lane(parallelism, batch.after), self._policy)
 
-    def _place(self) -> Site:
+    def _launch_parts(
+        self, parts: Sequence[CallSet], lane: Lane, policy: Policy
+    ) -> Sequence[Batch]:
+        """Submit parts of what one array cannot hold, so that all keep to one limit together.
+
+        They stand in lanes that share the limit; within a lane each waits for the one before.
+        """
+        shares = share_out(lane.parallelism, len(parts))
+        batches: list[Batch] = []
+        for index, calls in enumerate(parts):
+            after = batches[index - len(shares)] if index >= len(shares) else lane.after
+            numbers = [next(self._numbers) for _ in calls.calls]
+            own = Lane(shares[index % len(shares)], after)
+            batch = CallsBatch(self._frame(policy), next(self._batches), numbers, calls, own)
+            batches.append(batch)
+            self.jobs.add(batch)
+        return batches
+
+    def _frame(self, policy: Policy) -> Frame:
         hello = self.hello or {}
-        return Site(
+        site = Site(
             folder=hello['folder'],
             entry=hello['entry'],
             cwd=self._folder(None),
@@ -316,13 +340,14 @@ class Dispatcher:
             setup=self._plan.setup,
             sys_path=module_folders() if self._plan.share_sys_path else (),
         )
+        return Frame(self.jobs, site, policy, self._entry)
 
     # ---- what the agent says
 
     def _on_hello(self, hello: Mapping[str, Any]) -> None:
         self.hello = hello
         self._versions[''] = '.'.join(map(str, hello['python']))
-        self.jobs.on_hello()
+        self.login.on_hello()
         if self._policy is None:
             self.connection.request({'do': 'limits'}, b'', self._on_limits)
         self._release()
@@ -383,6 +408,14 @@ class Dispatcher:
             self.login.deadline(),
             self._windows.deadline(),
         )
+
+
+def share_out(limit: int | None, parts: int) -> list[int | None]:
+    """Return how many tasks may run at once in each of as many lanes as the limit allows."""
+    if limit is None:
+        return [None] * parts
+    lanes = min(limit, parts)
+    return [limit // lanes + (lane < limit % lanes) for lane in range(lanes)]
 
 
 def module_folders() -> list[str]:

@@ -52,7 +52,7 @@ OBSTACLES = {
 
 
 def end_error(
-    entry: Entry, job_id: str, end: End, script: bool, stderr: str = ''
+    entry: Entry, job_id: str, end: End, *, script: bool, stderr: str = ''
 ) -> SlurmFuturesError:
     """Return the exception for a call or script whose task has ended.
 
@@ -65,12 +65,12 @@ def end_error(
     """
     if end.obstacle and end.obstacle['what'] == 'version':
         return _version_mismatch(job_id, end.node, end.obstacle)
-    kind = _kind(end, script)
+    kind = _kind(end, script=script)
     if entry.killed:
         kind = JobCancelled
     logs = entry.work.logs or (None, None)
     return kind(
-        f"{'the script' if script else 'the call'}'s job {_words(end, killed=entry.killed)}",
+        f"{'the script' if script else 'the call'}'s job {_words(end, entry, script)}",
         job_id=job_id,
         state=end.state,
         exit_code=end.exit_code,
@@ -80,7 +80,7 @@ def end_error(
         stderr=stderr,
         stdout_path=logs[0],
         stderr_path=logs[1],
-        started=_began(entry, end, script),
+        started=_began(entry, end, script=script),
     )
 
 
@@ -95,13 +95,13 @@ def _version_mismatch(job_id: str, node: str, found: Mapping[str, Any]) -> Pytho
     )
 
 
-def _kind(end: End, script: bool) -> type[JobFailed]:
+def _kind(end: End, *, script: bool) -> type[JobFailed]:
     if end.lost or (end.state is JobState.COMPLETED and not script):
         return JobLost
     return CLASSES.get(end.state, JobFailed)
 
 
-def _began(entry: Entry, end: End, script: bool) -> bool | None:
+def _began(entry: Entry, end: End, *, script: bool) -> bool | None:
     """Return whether the call began; None where a report of that may have been lost."""
     if end.started is False:
         return False
@@ -110,8 +110,8 @@ def _began(entry: Entry, end: End, script: bool) -> bool | None:
     return False if end.told and not script else None
 
 
-def _words(end: End, *, killed: bool) -> str:
-    if killed and end.state is JobState.CANCELLED:
+def _words(end: End, entry: Entry, script: bool) -> str:
+    if entry.killed and end.state is JobState.CANCELLED:
         return 'was ended by kill()'
     if end.lost:
         return (
@@ -122,4 +122,6 @@ def _words(end: End, *, killed: bool) -> str:
         return OBSTACLES[end.obstacle['what']]
     if end.reason == 'JobLaunchFailure':
         return 'could not be launched on its node: can its output files be written there?'
+    if end.state is JobState.FAILED and not script:
+        return 'failed: its worker was killed, or could not write into work_dir (a full disk?)'
     return WORDS.get(end.state, f'ended as {end.state.value}')

@@ -15,17 +15,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar, overload
 
 from slurm_futures import checks, payload
-from slurm_futures.batch import ScriptJob
 from slurm_futures.batching import CallSet, Target
 from slurm_futures.config import ExecutorConfig, load_config
 from slurm_futures.core import Core, Scope
 from slurm_futures.dispatcher import Plan, module_folders
-from slurm_futures.connection import Recipe
 from slurm_futures.errors import CommandFailed, ConfigError
 from slurm_futures.futures import JobFuture
+from slurm_futures.line import Recipe
 from slurm_futures.remote.states import JobState
 from slurm_futures.resources import merge
 from slurm_futures.script import parse_script
+from slurm_futures.script_batch import ScriptJob
 
 if TYPE_CHECKING:
     from types import TracebackType

@@ -38,6 +38,10 @@ class Entry:
     killed: bool = False
 
 
+def _nothing() -> None:
+    """Do nothing."""
+
+
 class Ledger:
     """All calls and scripts whose futures are not done, by number.
 
@@ -85,42 +89,39 @@ class Ledger:
             elif item['kind'] in ('completed', 'timeout'):
                 value = (item, body)
             else:
-                return self.fail(entry, outcome_error(entry.work, item, body))
-        except Exception as error:
-            error.add_note(_cannot_load(entry.work)) if hasattr(error, 'add_note') else None
-            return self.fail(entry, error)
+                self.fail(entry, outcome_error(entry.work, item, body))
+                return
+        except BaseException as error:  # noqa: BLE001 - unpickling runs anybody's code
+            if hasattr(error, 'add_note'):  # since Python 3.11
+                error.add_note(_cannot_load(entry.work))
+            self.fail(entry, error)
+            return
         self.succeed(entry, value)
 
-    def begin(self, entry: Entry) -> bool:
-        """Make the future RUNNING; return False if it is done, which ends the call."""
-        if futures.start(entry.future):
-            return True
-        self._end(entry)
-        self._on_done(entry.future)
-        return False
+    def begin(self, entry: Entry) -> None:
+        """Make the future RUNNING; if it has been cancelled, remove what has begun."""
+        if not futures.start(entry.future):
+            entry.group.cancel(entry)
+            self._end(entry)
 
     def succeed(self, entry: Entry, value: Any) -> None:
         """Give the future its result."""
-        if self.begin(entry):
-            self._end(entry)
-            futures.succeed(entry.future, value)
-            self._on_done(entry.future)
+        self._end(entry, lambda: futures.succeed(entry.future, value))
 
     def fail(self, entry: Entry, error: BaseException) -> None:
         """Give the future its exception."""
-        if self.begin(entry):
-            self._end(entry)
-            futures.fail(entry.future, error)
-            self._on_done(entry.future)
+        self._end(entry, lambda: futures.fail(entry.future, error))
 
     def drop(self, entry: Entry) -> None:
-        """Forget a call whose future the user has cancelled."""
+        """Remove a call whose future the user has cancelled."""
         if entry.future.cancelled():
             self.begin(entry)
 
-    def _end(self, entry: Entry) -> None:
+    def _end(self, entry: Entry, resolve: Callable[[], None] = _nothing) -> None:
         self.entries.pop(entry.work.number, None)
         entry.group.on_end(entry)
+        resolve()  # last: a callback may submit, or ask
+        self._on_done(entry.future)
 
 
 def _cannot_load(work: Work) -> str:

@@ -18,7 +18,6 @@ from cloudpickle import cloudpickle as _internals
 
 from slurm_futures.errors import RemoteError, RemoteImportError
 
-
 _STAGES = {
     'load': ', before the call began',
     'result': ', when the result of the call was pickled',
@@ -50,14 +49,35 @@ def dump_arguments(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bytes:
 
 
 class _OutcomeUnpickler(pickle.Unpickler):
-    """Finds classes that came from here, rather than making them anew."""
+    """Finds classes that came from here, rather than making them anew.
 
-    def persistent_load(self, pid: tuple[str, str, str, bytes]) -> Any:
-        module, qualname, tracker, copy = pid
+    Args:
+        data: a pickle, perhaps with copies of classes behind it (see remote.child.dumps).
+        copies: these copies, if they are known; by what cloudpickle calls the classes.
+    """
+
+    def __init__(self, data: bytes, copies: Mapping[str, bytes] | None = None) -> None:
+        super().__init__(io.BytesIO(data))
+        self._data = data
+        self._copies = copies
+
+    def persistent_load(self, pid: tuple[str, str, str]) -> Any:
+        module, qualname, tracker = pid
         known = _internals._DYNAMIC_CLASS_TRACKER_BY_ID.get(tracker)
         if known is None:
             known = _find_class(module, qualname)
-        return pickle.loads(copy) if known is None else known
+        return self._make_class(pid) if known is None else known
+
+    def _make_class(self, pid: tuple[str, str, str]) -> Any:
+        module, qualname, tracker = pid
+        if self._copies is None:
+            size = int.from_bytes(self._data[-8:], 'big')
+            self._copies = pickle.loads(self._data[-8 - size : -8])
+        if not self._copies[tracker]:
+            raise pickle.UnpicklingError(
+                f'this process has no class {module}.{qualname}, and it cannot be copied'
+            )
+        return _OutcomeUnpickler(self._copies[tracker], self._copies).load()
 
 
 def _find_class(module: str, qualname: str) -> type | None:
@@ -69,7 +89,7 @@ def _find_class(module: str, qualname: str) -> type | None:
 
 def load_value(data: bytes) -> Any:
     """Unpickle what a call returned; whatever unpickling raises passes through."""
-    return _OutcomeUnpickler(io.BytesIO(data)).load()
+    return _OutcomeUnpickler(data).load()
 
 
 def load_error(item: Mapping[str, Any], data: bytes, host: str) -> BaseException:
@@ -95,7 +115,9 @@ def load_error(item: Mapping[str, Any], data: bytes, host: str) -> BaseException
         )
     else:
         error = _rebuild(item, data, host)
-    error.__cause__ = RemoteTraceback(text, f'on {host}{_STAGES.get(item["stage"], "")}')
+    # As the interpreter does: an exception may forbid assignments, as frozen dataclasses do.
+    cause = RemoteTraceback(text, f'on {host}{_STAGES.get(item["stage"], "")}')
+    BaseException.__setattr__(error, '__cause__', cause)
     return error
 
 
@@ -104,7 +126,7 @@ def _rebuild(item: Mapping[str, Any], data: bytes, host: str) -> BaseException:
     if data:
         try:
             error = load_value(data)
-        except Exception as broken:
+        except BaseException as broken:  # noqa: BLE001 - user code runs here, in the polling thread
             why = f'could not be rebuilt here ({type(broken).__name__}: {broken})'
         else:
             if isinstance(error, BaseException):

@@ -18,13 +18,14 @@ spool={folder}
 batch={batch}
 task=${{SLURM_ARRAY_TASK_ID:-0}}
 job=${{SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}}
+node=${{SLURMD_NODENAME:-${{HOSTNAME:-node}}}}
 post() {{  # post MEMBERS [BODY...]: write a message into the spool, complete or not at all
   local name
-  name=$batch.$task-0$(date +%s%N)-${{HOSTNAME:-node}}-$$-$RANDOM
+  name=$batch.$task-0$(date +%s%N)-$node-$$-$RANDOM
   {{
     printf '{{"batch":%d,"task":%d,"job":"%s","raw_id":"%s","restart":%d,"host":"%s","pid":%d,%s}}\\n' \\
       "$batch" "$task" "$job" "$SLURM_JOB_ID" "${{SLURM_RESTART_COUNT:-0}}" \\
-      "${{HOSTNAME:-node}}" "$$" "$1"
+      "$node" "$$" "$1"
     shift
     if [ $# -gt 0 ]; then printf '%s\\0' "$@"; fi
   }} >"$spool/tmp/$name" && sync "$spool/tmp/$name" && mv -T "$spool/tmp/$name" "$spool/new/$name" &&

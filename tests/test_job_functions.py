@@ -237,6 +237,7 @@ def test_death_in_a_chunk(nodes: SlurmExecutor) -> None:
     assert isinstance(left, WorkerDied)
     assert (killed.signal, killed.exit_code, left.exit_code) == (signal.SIGKILL, None, 3)
     assert killed.job_id == futures[2].job_id
+    assert killed.node in {'n1', 'n2', 'n3', 'n4'}
     assert [future.result() for future in futures if not future.exception()] == [0, 1, 3, 5]
 
 

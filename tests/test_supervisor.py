@@ -6,6 +6,8 @@ import subprocess
 from pathlib import Path
 
 from helpers import is_gone, python_command, wait_for
+from slurm_futures.remote.page import Begun, Page
+from slurm_futures.remote.supervisor import Child
 
 PROLOGUE = """
 import os, pickle, signal, sys, time
@@ -97,3 +99,21 @@ os.kill(os.getpid(), signal.SIGKILL)
         assert not is_gone(pid), 'the call is under way all the while'
         gate.touch()
         assert wait_for(lambda: is_gone(pid))
+
+
+def test_a_kill_that_comes_too_late() -> None:
+    """A child that dies of a kill after the call has ended takes no other call along: it has
+    begun none. Any other death between two calls is the next one's, so that it cannot repeat
+    for ever."""
+    child = Child.__new__(Child)
+    child.page, child.busy, child.waiting = Page(1), True, [11, 12]
+    child.killed = 10
+    assert child.victim() is None
+    child.killed = None
+    assert child.victim() == 11
+    child.page.begin(Begun(12, 0.0, 0, 0))
+    assert child.victim() == 12
+    child.killed = 12
+    assert child.victim() == 12
+    child.busy = False
+    assert child.victim() is None

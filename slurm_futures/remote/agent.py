@@ -265,7 +265,8 @@ class Agent:
         try:
             path = await _thread(self._write_batch, header, body)
         except OSError as error:
-            return {'kind': 'refused', 'stderr': str(error)}
+            where = '' if error.filename or not error.errno else f': {self._spool.folder}'
+            return {'kind': 'refused', 'stderr': f'{error}{where}'}
         self._news_at = time.monotonic()
         reply = _facts(await self._queue.submit(path, header['options'], header['cwd']))
         if reply['kind'] == 'submitted':

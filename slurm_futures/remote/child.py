@@ -12,6 +12,7 @@ import io
 import os
 import pickle
 import signal
+import struct
 import sys
 import time
 import types
@@ -24,7 +25,7 @@ from .spool import Spool, message_line, message_name
 TYPE_CHECKING = False  # see remote/__init__.py
 if TYPE_CHECKING:
     import subprocess
-    from typing import Any, Iterator, List, NoReturn, Optional, Tuple
+    from typing import Any, Dict, Iterator, List, NoReturn, Optional, Tuple
 
     Outcome = Tuple[Header, bytes]
 else:
@@ -302,14 +303,35 @@ def dumps(value: Any) -> bytes:
 
     Plain values need no cloudpickle, whose import costs a short task a third of its time.
 
-    A class that came from the client by value goes back by name, together with a copy for the
-    case that the client, perhaps a new process by then, has no class of that name any more.
+    A class that came from the client by value goes back by name, so that the client finds its
+    own. Copies of these classes follow the pickle, and behind them their length, for a client, a
+    new process by then, that has no class of that name any more.
     """
     if type(value) in _PLAIN:
         return pickle.dumps(value, protocol=5)
     buffer = io.BytesIO()
-    _pickler()(buffer, protocol=5).dump(value)
+    found: Dict[str, Any] = {}
+    pickler = _pickler()
+    pickler(buffer, found).dump(value)
+    if found:
+        copies = pickle.dumps(_copies(pickler, found), protocol=5)
+        buffer.write(copies + struct.pack('>Q', len(copies)))
     return buffer.getvalue()
+
+
+def _copies(pickler: Any, found: Dict[str, Any]) -> Dict[str, bytes]:
+    """Pickle classes by value, each by itself; they may lead to further ones."""
+    copies: Dict[str, bytes] = {}
+    while len(copies) < len(found):
+        for tracker, (_, kind) in list(found.items()):
+            if tracker not in copies:
+                buffer = io.BytesIO()
+                try:
+                    pickler(buffer, found, kind).dump(kind)
+                except Exception:  # the client will have to have it
+                    buffer = io.BytesIO()
+                copies[tracker] = buffer.getvalue()
+    return copies
 
 
 @functools.lru_cache(maxsize=1)
@@ -318,14 +340,22 @@ def _pickler() -> Any:
     from cloudpickle import cloudpickle as internals
 
     class OutcomePickler(cloudpickle.Pickler):  # type: ignore[misc]
-        def persistent_id(self, obj: Any) -> Optional[Tuple[str, str, str, bytes]]:
-            if not issubclass(type(obj), type):
+        def __init__(self, file: Any, found: Dict[str, Any], by_value: Any = None) -> None:
+            super().__init__(file, protocol=5)
+            self._found = found
+            self._by_value = by_value
+
+        def persistent_id(self, obj: Any) -> Optional[Tuple[str, str, str]]:
+            if obj is self._by_value or not issubclass(type(obj), type):
                 return None
             # cloudpickle has no public way to tell which class it took from another process.
             tracker = internals._DYNAMIC_CLASS_TRACKER_BY_CLASS.get(obj)
             if tracker is None:
                 return None
-            return obj.__module__, obj.__qualname__, tracker, cloudpickle.dumps(obj)
+            # The same tuple each time: it goes into the pickle once.
+            new = ((obj.__module__, obj.__qualname__, tracker), obj)
+            pid: Tuple[str, str, str] = self._found.setdefault(tracker, new)[0]
+            return pid
 
     return OutcomePickler
 

@@ -20,7 +20,7 @@ def report_old_python(folder, batch):  # type: ignore[no-untyped-def]
         'task': task,
         'job': job,
         'restart': int(env.get('SLURM_RESTART_COUNT') or 0),
-        'host': os.uname()[1],
+        'host': env.get('SLURMD_NODENAME') or os.uname()[1],
         'failed': {'what': 'version', 'python': version, 'executable': sys.executable},
     }
     name = '%d.%d-%020d-%s-%d' % (batch, task, time.time() * 1e9, header['host'], os.getpid())

@@ -72,6 +72,15 @@ class Child:
             return int(begun.call)
         return self.waiting[0] if self.waiting else None
 
+    def victim(self) -> Optional[int]:
+        """Return the call that a death of the child ends.
+
+        None if it died of being killed too late: then it has begun no other call.
+        """
+        if not self.busy or self.killed not in (None, self.call):
+            return None
+        return self.call
+
     def outcomes(self) -> List[Outcome]:
         """Return the outcomes that have arrived."""
         done: List[Outcome] = []
@@ -243,10 +252,11 @@ class Crew:
         done = child.outcomes()
         if child.reap():
             done += child.outcomes()
-            if child.busy and child.call is not None:
+            victim = child.victim()
+            if victim is not None:
                 if self._may_be_slurm(child):
                     return done
-                done.append((child.death(child.call), b''))
+                done.append((child.death(victim), b''))
             self._discard()
         elif child.killed is not None and not child.busy:
             self._discard()  # the call has ended in spite of the kill, which may yet hit the next

@@ -81,6 +81,7 @@ class TaskWorker:
         self._controlled = self._control_at = 0.0
         self._cancelled: Set[int] = set()
         self._doubtful: List[Tuple[float, Outcome]] = []
+        self._outdated = False
         self._failures = 0
         self._delivered = 0
         self._signals = Signals((signal.SIGTERM, *FORWARDED))
@@ -99,7 +100,8 @@ class TaskWorker:
             self._wait()
         self._crew.close()
         code = 1 if self._failures or self._crew.stopping else 0
-        self._flush({'ended': {'code': code, 'term': self._crew.stopping}})
+        # With a newer copy at work it is not for this one to say how the task ends.
+        self._flush({'ended': {'code': code, 'term': self._crew.stopping or self._outdated}})
         return code
 
     def _give_way(self, owner: str) -> int:
@@ -124,7 +126,7 @@ class TaskWorker:
             self._control()
         if self._todo and not self._crew.busy and not self._crew.stopping:
             self._start()
-        self._report_begun()
+        self._report_begun(TOGETHER)
         if self._flush_at is not None and time.monotonic() >= self._flush_at:
             self._flush({})
         return self._crew.busy or bool(self._doubtful)
@@ -158,10 +160,10 @@ class TaskWorker:
         if 0 <= place < self._calls['chunksize']:
             self._crew.discard(place)
 
-    def _report_begun(self) -> None:
-        """Tell of a call that is under way for longer than messages are held back."""
+    def _report_begun(self, age: float) -> None:
+        """Tell of a call that is under way for so long; of others their outcomes tell."""
         begun = self._crew.begun()
-        if begun is None or begun.call == self._reported or time.time() - begun.at < TOGETHER:
+        if begun is None or begun.call == self._reported or time.time() - begun.at < age:
             return
         self._reported = begun.call
         item = {'event': 'begun', 'call': begun.call, 'at': begun.at}
@@ -217,6 +219,7 @@ class TaskWorker:
         if number == signal.SIGTERM and not self._crew.stopping:
             self._crew.stop()
             self._doubtful.clear()
+            self._report_begun(0.0)
             self._flush({'stopping': True})
         elif number in FORWARDED:
             self._crew.signal(number)
@@ -228,15 +231,19 @@ class TaskWorker:
         age = time.time() - begun.at if begun else 0.0
         self._controlled = time.monotonic()
         self._control_at = self._controlled + min(old, max(young, age / 10))
-        with open(self._spool.path('calls', f'{self._place.batch}.cancel')) as file:
-            lines = file.read().split('\n')[:-1]
+        try:
+            with open(self._spool.path('calls', f'{self._place.batch}.cancel')) as file:
+                lines = file.read().split('\n')[:-1]
+            newest = self._done.read()[2]
+        except OSError:  # the file system has hiccups: look again later
+            return
         for how, number in (line.split(' ') for line in lines):
             self._cancelled.add(int(number))
             self._discard(int(number))
             if how == 'kill' and self._crew.call == int(number):
                 self._crew.kill(int(number))
-        if self._done.read()[2] > self._place.restart:
-            self._todo = []
+        if newest > self._place.restart:
+            self._todo, self._outdated = [], True
             self._crew.leave_rest()
 
 
@@ -244,7 +251,8 @@ def _message_header(place: Place) -> Header:
     uname = os.uname()
     header: Header = place._asdict()
     logs = [os.readlink(f'/proc/self/fd/{descriptor}') for descriptor in (1, 2)]
-    header.update(host=uname.nodename, pid=os.getpid(), logs=logs)
+    node = os.environ.get('SLURMD_NODENAME') or uname.nodename
+    header.update(host=node, pid=os.getpid(), logs=logs)
     header['raw_id'] = os.environ['SLURM_JOB_ID']
     return header
 

@@ -1,0 +1,171 @@
+"""Client programs that tests run in processes of their own, interrupt and kill."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pty
+import queue
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from cluster.processes import Process, descendants
+
+PRELUDE = """\
+import os, signal, sys, threading, time
+from concurrent.futures import CancelledError, wait
+from slurm_futures import *
+from waiting import Gate, Record
+
+folder = sys.argv[1]
+gate = Gate(folder + '/gate')
+record = Record(folder + '/record')
+
+
+def say(*words):
+    print(*words, flush=True)
+
+
+def make(slurm=None, **settings):
+    queue = {'slurm': {'polling_interval': 0.5, **(slurm or {})}}
+    settings = {'work_dir': folder, 'grace_period': 1, **settings}
+    return SlurmExecutor(queue_system=queue, **settings)
+
+
+def pass_gate(name):
+    gate.pass_through(name)
+    record.add(name)
+    return name
+
+
+"""
+
+TERMINAL = """\
+import fcntl, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+"""
+
+PATIENCE_S = 30.0
+
+
+class Program:
+    """A running Python program with an executor on the cluster.
+
+    It has a session of its own, so that it has nothing to do with the terminal of the tests.
+
+    Args:
+        folder: its work_dir.
+        text: what it does, after PRELUDE.
+        terminal: whether it has a terminal; then its input is that.
+    """
+
+    def __init__(self, folder: Path, text: str, terminal: bool = False) -> None:
+        source = folder / 'program.py'
+        source.write_text((TERMINAL if terminal else '') + PRELUDE + text)
+        path = [str(Path(__file__).parent), os.environ.get('PYTHONPATH', '')]
+        self._master, slave = pty.openpty() if terminal else (None, None)
+        self._process = subprocess.Popen(
+            [sys.executable, '-X', 'faulthandler', str(source), str(folder)],
+            stdin=slave if terminal else subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+            env={**os.environ, 'PYTHONPATH': ':'.join(filter(None, path))},
+            cwd=folder,
+        )
+        if slave is not None:
+            os.close(slave)
+        self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._errors: list[str] = []
+        self._readers = [
+            threading.Thread(target=self._read, args=(stream, keep))
+            for stream, keep in (
+                (self._process.stdout, self._lines.put),
+                (self._process.stderr, self._errors.append),
+            )
+        ]
+        for reader in self._readers:
+            reader.start()
+
+    @staticmethod
+    def _read(stream: Iterator[str], keep: Callable[[str], None]) -> None:
+        for line in stream:
+            keep(line.rstrip('\n'))
+
+    def line(self) -> str:
+        """The next line that it prints.
+
+        Raises:
+            AssertionError: none comes; what it has written to stderr is in the message.
+        """
+        try:
+            return self._lines.get(timeout=PATIENCE_S)
+        except queue.Empty:
+            raise AssertionError('no line; stderr:\n' + '\n'.join(self._errors)) from None
+
+    def interrupt(self) -> None:
+        """Do what Ctrl-C in its terminal does."""
+        if self._master is None:
+            os.killpg(self._process.pid, signal.SIGINT)
+        else:
+            os.write(self._master, b'\x03')
+
+    def kill(self) -> None:
+        """Send it SIGKILL, and nobody else."""
+        self._process.kill()
+
+    @property
+    def running(self) -> bool:
+        """Whether it has not ended."""
+        return self._process.poll() is None
+
+    def end(self, timeout: float = PATIENCE_S) -> int:
+        """Wait for its end; return its exit status, negative for a signal.
+
+        Raises:
+            AssertionError: it does not end in time.
+        """
+        try:
+            return self._process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            self._process.send_signal(signal.SIGABRT)
+            raise AssertionError(
+                f'still there after {timeout:g} s; stderr:\n{self.stderr()}'
+            ) from None
+
+    def stderr(self) -> str:
+        """What it has written to stderr, all of it; waits for its end."""
+        self._process.wait(PATIENCE_S)
+        for reader in self._readers:
+            reader.join(PATIENCE_S)
+        return '\n'.join(self._errors)
+
+    def lines(self) -> list[str]:
+        """What it has printed since the last `line`; waits for its end."""
+        self.stderr()
+        found = []
+        with contextlib.suppress(queue.Empty):
+            while True:
+                found.append(self._lines.get_nowait())
+        return found
+
+    def helpers(self) -> list[Process]:
+        """The agent and all that it has started."""
+        return [Process.of(pid) for pid in descendants({self._process.pid})]
+
+    def close(self) -> None:
+        """End it, if it has not ended; its agent and workers notice."""
+        if self.running:
+            self._process.kill()
+        self.stderr()
+        for stream in (self._process.stdout, self._process.stderr):
+            if stream:
+                stream.close()
+        if self._master is not None:
+            os.close(self._master)
+            self._master = None

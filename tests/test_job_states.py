@@ -1,0 +1,504 @@
+"""What Slurm does to jobs, as their futures see it; and what asking Slurm costs."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import cloudpickle
+import pytest
+from stubs import Stub
+from waiting import Gate, Record
+
+from cluster.client import Control
+from cluster.processes import eventually
+from slurm_futures import (
+    JobCancelled,
+    JobFailed,
+    JobFuture,
+    JobLost,
+    JobState,
+    NodeFail,
+    SlurmExecutor,
+    TimeLimit,
+)
+
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
+
+SOON_S = 8.0
+"""Two polling intervals of 1 s, the grace period of 2 s, and what a busy machine may add."""
+
+
+@pytest.fixture
+def gate(tmp_path: Path) -> Gate:
+    """A door that jobs wait at."""
+    return Gate(tmp_path / 'gate')
+
+
+@pytest.fixture
+def record(tmp_path: Path) -> Record:
+    """A file that jobs write to."""
+    return Record(tmp_path / 'record')
+
+
+def slurm(*argv: str) -> str:
+    """What one of Slurm's commands prints."""
+    return subprocess.check_output(argv, text=True, timeout=60).strip()
+
+
+def node_of(future: JobFuture[Any]) -> str:
+    """The node that a running job is on."""
+    return slurm('squeue', '-h', '-o', '%N', '-j', str(future.job_id))
+
+
+def await_running(*futures: JobFuture[Any]) -> None:
+    """Wait until the futures know that they run."""
+    assert eventually(lambda: all(future.running() for future in futures), 30)
+
+
+def await_state(future: JobFuture[Any], state: JobState) -> None:
+    """Wait until the future shows a state."""
+    assert eventually(lambda: future.job_state is state, 30), future.job_state
+
+
+def start_again(future: JobFuture[Any]) -> None:
+    """Have Slurm start a requeued job now: it would let two minutes pass."""
+    job = str(future.job_id)
+    state = ('squeue', '-h', '-t', 'all', '-o', '%T', '-j', job)
+    assert eventually(lambda: slurm(*state) == 'PENDING', 30), slurm(*state)
+    assert 'Restarts=1' in slurm('scontrol', 'show', 'job', job)
+    slurm('scontrol', 'update', f'jobid={job}', 'StartTime=now')
+
+
+def chunked(
+    executor: SlurmExecutor, fn: Callable[..., Any], calls: list[tuple[Any, ...]]
+) -> list[JobFuture[Any]]:
+    """The futures of a map whose calls are all in one chunk."""
+    return executor._submit_all(fn, calls, len(calls))
+
+
+def bash(*lines: str) -> str:
+    """A script for bash."""
+    return '\n'.join(['#!/bin/bash', *lines]) + '\n'
+
+
+class Steps:
+    """Makes a call that notes that it runs, waits at a gate, and returns."""
+
+    def __init__(self, gate: Gate, record: Record) -> None:
+        self.gate = gate
+        self.record = record
+
+    def __call__(self, name: str) -> str:
+        self.record.add(name)
+        self.gate.pass_through(f'{name}-{os.environ.get("SLURM_RESTART_COUNT", "0")}')
+        return name
+
+
+def tell_supervisor(gate: Gate) -> None:
+    """Print the process that supervises this call, and wait."""
+    print(os.getppid())
+    gate.pass_through()
+
+
+# ---- ends that come from outside
+
+
+def test_scancel_from_outside(nodes: SlurmExecutor, gate: Gate) -> None:
+    """What is cancelled by scancel raises JobCancelled, and says whether it had begun."""
+    held = nodes.with_resources(extra={'hold': True})
+    pending: list[JobFuture[Any]] = [
+        held.submit(gate.pass_through, 'pending'),
+        held.submit(bash(gate.shell)),
+        *(held.with_resources(nodes=1).submit(gate.pass_through, n) for n in range(3)),
+    ]
+    running: list[JobFuture[Any]] = [
+        nodes.submit(gate.pass_through, 'call'),
+        nodes.submit(bash(gate.shell)),
+    ]
+    gate.await_arrival('call', '')
+    await_running(*running)
+    assert eventually(lambda: all(future.job_id for future in pending), 30)
+    # One task of an array, alone; the other two stay.
+    cancelled = [*pending[:3], *running]
+    begun = time.monotonic()
+    slurm('scancel', *(str(future.job_id) for future in cancelled))
+    for future in cancelled:
+        error = future.exception()
+        assert isinstance(error, JobCancelled)
+        assert error.state is JobState.CANCELLED
+        assert error.job_id == future.job_id
+        assert error.started is (future in running)
+    assert time.monotonic() - begun < SOON_S
+    for future in pending[3:]:
+        assert not future.done()
+        assert future.cancel()
+
+
+def test_time_limit(nodes: SlurmExecutor, gate: Gate) -> None:
+    """TimeLimit, for scripts and calls; in a chunk, what was finished before it counts."""
+    short = nodes.with_resources(time='1')
+    steps = Steps(gate, Record('/dev/null'))
+
+    def step(n: int) -> int:
+        if n == 1:
+            steps('chunk')
+        return n
+
+    script: JobFuture[Any] = short.submit(bash('echo before >&2', gate.shell))
+    call = short.with_resources(nodes=1).submit(steps, 'call')
+    chunk = chunked(short, step, [(n,) for n in range(3)])
+    gate.await_arrival('', 'call-0', 'chunk-0')
+    await_running(script, call, chunk[1])
+    assert chunk[0].result() == 0
+    for future in (script, call, chunk[1]):
+        slurm('scontrol', 'update', f'jobid={future.job_id}', 'EndTime=now')
+    # The controller looks at time limits every 30 seconds.
+    errors = [future.exception() for future in (script, call, *chunk[1:])]
+    for error, started in zip(errors, [True, True, True, False], strict=True):
+        assert isinstance(error, TimeLimit)
+        assert error.state is JobState.TIMEOUT
+        assert error.started is started
+    assert 'before\n' in script.stderr()
+
+
+@pytest.mark.parametrize('what', ['call', 'script'])
+def test_killed_from_outside(nodes: SlurmExecutor, gate: Gate, what: str) -> None:
+    """kill -9 of what Slurm has started on the node: JobFailed, with what Slurm says of it."""
+    if what == 'call':
+        future: JobFuture[Any] = nodes.submit(tell_supervisor, gate)
+    else:
+        future = nodes.submit(bash('echo $PPID', gate.shell))
+    gate.await_arrival()
+    await_running(future)
+    os.kill(int(future.stdout()), signal.SIGKILL)
+    begun = time.monotonic()
+    error = future.exception()
+    assert time.monotonic() - begun < SOON_S
+    assert type(error) is JobFailed
+    assert error.state is JobState.FAILED
+    assert error.started is True
+
+
+# ---- nodes
+
+
+def test_node_failure(nodes: SlurmExecutor, faults: Control, gate: Gate) -> None:
+    """NodeFail, naming the node, for jobs that must not be requeued."""
+    fixed = nodes.with_resources(requeue=False)
+    call: JobFuture[Any] = fixed.submit(gate.pass_through, 'call')
+    script = fixed.submit(bash(gate.shell))
+    gate.await_arrival('call', '')
+    await_running(call, script)
+    names = [node_of(call), node_of(script)]
+    for name in set(names):
+        faults.scontrol('update', f'nodename={name}', 'state=down', 'reason=test')
+    for future, name in zip((call, script), names, strict=True):
+        error = future.exception()
+        assert isinstance(error, NodeFail)
+        assert error.state is JobState.NODE_FAIL
+        assert error.node == name
+        assert error.started is True
+
+
+def test_requeue_after_node_failure(
+    nodes: SlurmExecutor, faults: Control, gate: Gate, record: Record
+) -> None:
+    """Slurm starts the job again elsewhere: the same future, and one outcome."""
+    future = nodes.submit(Steps(gate, record), 'call')
+    gate.await_arrival('call-0')
+    await_running(future)
+    name = node_of(future)
+    faults.scontrol('update', f'nodename={name}', 'state=down', 'reason=test')
+    start_again(future)
+    gate.await_arrival('call-1')
+    gate.open()
+    assert future.result() == 'call'
+    assert record.lines() == ['call', 'call']
+
+
+def test_two_copies_at_once(
+    nodes: SlurmExecutor, faults: Control, tmp_path: Path, record: Record
+) -> None:
+    """A copy whose node Slurm has given up starts no further call once another is at work."""
+    first, rest = Gate(tmp_path / 'first'), Gate(tmp_path / 'rest')
+
+    def step(n: int) -> str:
+        restart = os.environ.get('SLURM_RESTART_COUNT', '0')
+        if n == 0 and restart == '0':
+            first.pass_through()
+        if n == 0 and restart == '1':
+            rest.pass_through()
+        record.add(f'{n}-{restart}')
+        return f'{n}-{restart}'
+
+    futures = chunked(nodes, step, [(n,) for n in range(3)])
+    first.await_arrival()
+    await_running(futures[0])
+    name = node_of(futures[0])
+    faults.kill('slurmd', name)
+    faults.scontrol('update', f'nodename={name}', 'state=down', 'reason=test')
+    start_again(futures[0])
+    rest.await_arrival()
+    # The old copy learns of the new one within its interval of looking, at most 10 s.
+    time.sleep(2.5)
+    first.open()
+    assert eventually(lambda: record.lines() == ['0-0'], 30)
+    assert futures[0].result() == '0-0'
+    rest.open()
+    assert [future.result() for future in futures[1:]] == ['1-1', '2-1']
+    assert eventually(lambda: record.lines() == ['0-0', '0-1', '1-1', '2-1'], 30)
+
+
+def test_job_outlives_its_slurmd(nodes: SlurmExecutor, faults: Control, gate: Gate) -> None:
+    """While slurmd is dead a call goes on, and its value arrives."""
+    future = nodes.submit(gate.pass_through)
+    gate.await_arrival()
+    await_running(future)
+    faults.kill('slurmd', node_of(future))
+    gate.open()
+    assert future.result() is None
+
+
+# ---- back into the queue
+
+
+def test_requeue(nodes: SlurmExecutor, gate: Gate, record: Record) -> None:
+    """scontrol requeue: one future, which runs, waits and runs again, and has one outcome."""
+    steps = Steps(gate, record)
+    call = nodes.submit(steps, 'call')
+    script = nodes.submit(
+        bash(f'touch {gate._path}.at-script-${{SLURM_RESTART_COUNT:-0}}', gate.shell, 'exit 3'),
+        check=False,
+    )
+    done: list[object] = []
+    for future in (call, script):
+        future.add_done_callback(done.append)
+    gate.await_arrival('call-0', 'script-0')
+    await_running(call, script)
+    for future in (call, script):
+        slurm('scontrol', 'requeue', str(future.job_id))
+        await_state(future, JobState.PENDING)
+        assert future.running()
+        assert not future.cancel()
+        start_again(future)
+    gate.await_arrival('call-1', 'script-1')
+    for future in (call, script):
+        await_state(future, JobState.RUNNING)
+    gate.open()
+    assert call.result() == 'call'
+    assert script.result() is JobState.FAILED
+    assert sorted(map(id, done)) == sorted([id(call), id(script)])
+    assert record.lines() == ['call', 'call']
+
+
+def test_requeue_keeps_what_is_done(nodes: SlurmExecutor, gate: Gate, record: Record) -> None:
+    """Calls of a chunk that were finished before the requeue are not run again."""
+    steps = Steps(gate, record)
+
+    def step(n: int) -> int:
+        if n == 2:
+            steps('third')
+        else:
+            record.add(n)
+        return n
+
+    futures = chunked(nodes, step, [(n,) for n in range(4)])
+    gate.await_arrival('third-0')
+    assert [future.result() for future in futures[:2]] == [0, 1]
+    slurm('scontrol', 'requeue', str(futures[2].job_id))
+    await_state(futures[2], JobState.PENDING)
+    start_again(futures[2])
+    gate.await_arrival('third-1')
+    gate.open()
+    assert [future.result() for future in futures] == [0, 1, 2, 3]
+    assert record.lines() == ['0', '1', 'third', 'third', '3']
+
+
+def test_requeue_hold(
+    nodes: SlurmExecutor, gate: Gate, record: Record, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A job that is held for a person waits, which is said once; released, it goes on."""
+    future = nodes.submit(Steps(gate, record), 'call')
+    gate.await_arrival('call-0')
+    await_running(future)
+    with caplog.at_level(logging.WARNING, 'slurm_futures'):
+        slurm('scontrol', 'requeuehold', str(future.job_id))
+        await_state(future, JobState.PENDING)
+        assert eventually(lambda: str(future.job_id) in caplog.text, 10)
+    assert 'scontrol release' in caplog.text
+    assert not future.done()
+    slurm('scontrol', 'release', str(future.job_id))
+    start_again(future)
+    gate.await_arrival('call-1')
+    gate.open()
+    assert future.result() == 'call'
+    assert caplog.text.count('scontrol release') == 1
+
+
+def test_suspended(nodes: SlurmExecutor, cluster: Control, gate: Gate) -> None:
+    """A suspended job is shown as that, and goes on when it is resumed."""
+    future = nodes.submit(gate.pass_through)
+    gate.await_arrival()
+    await_running(future)
+    cluster.scontrol('suspend', str(future.job_id))
+    await_state(future, JobState.SUSPENDED)
+    cluster.scontrol('resume', str(future.job_id))
+    await_state(future, JobState.RUNNING)
+    gate.open()
+    assert future.result() is None
+
+
+# ---- what asking costs
+
+
+def test_one_squeue_for_all(
+    make_executor: Callable[..., SlurmExecutor], gate: Gate, tmp_path: Path
+) -> None:
+    """One squeue a polling interval, for jobs of all kinds together; none when none is pending."""
+    squeue = Stub(tmp_path, 'squeue')
+    executor = make_executor(slurm={'squeue_bin': squeue.path, 'polling_interval': 0.5})
+    nodes = executor.with_resources(partition='cpu')
+    futures: list[JobFuture[Any]] = [
+        *(nodes.submit(gate.pass_through, n) for n in range(3)),
+        *(nodes.with_resources(cpus_per_task=2).submit(gate.pass_through, 5) for _ in range(2)),
+        *(nodes.submit(bash(gate.shell)) for _ in range(2)),
+    ]
+    assert eventually(lambda: len(squeue.calls) >= 5, 30)
+    gate.open()
+    for future in futures:
+        future.result()
+    ended = time.time()
+    times = squeue.times
+    # The clock that the stub reads starts a little after the one that the interval is kept by.
+    assert min(after - before for before, after in pairwise(times)) > 0.3
+    assert executor.submit(len, 'abc').result() == 3
+    time.sleep(1.2)
+    assert all(moment < ended + 0.4 for moment in squeue.times)
+
+
+def test_outcomes_do_not_wait_for_polling(
+    make_executor: Callable[..., SlurmExecutor], gate: Gate
+) -> None:
+    """An outcome is seen within a second, although Slurm is asked once a minute."""
+    executor = make_executor(slurm={'polling_interval': 60.0})
+    nodes = executor.with_resources(partition='cpu')
+
+    def stamp() -> float:
+        gate.pass_through()
+        return time.time()
+
+    future = nodes.submit(stamp)
+    script = nodes.submit(bash(gate.shell, 'date +%s.%N'))
+    seen: dict[object, float] = {}
+    for one in (future, script):
+        one.add_done_callback(lambda done: seen.update({done: time.time()}))
+    gate.await_arrival()
+    await_running(future, script)
+    # Long enough for the agent to look less often.
+    time.sleep(3)
+    gate.open()
+    assert script.result() is JobState.COMPLETED
+    assert eventually(lambda: len(seen) == 2, 10)
+    assert seen[future] - future.result() < 1
+    assert seen[script] - float(script.stdout()) < 1
+
+
+# ---- Slurm does not answer
+
+
+def test_squeue_fails(
+    make_executor: Callable[..., SlurmExecutor], gate: Gate, tmp_path: Path
+) -> None:
+    """As long as squeue fails nothing is concluded; what jobs report themselves still counts."""
+    broken = tmp_path / 'broken'
+    squeue = Stub(tmp_path, 'squeue', f'[ ! -e {broken} ] && exec "$real" "$@"; exit 1')
+    executor = make_executor(
+        slurm={'squeue_bin': squeue.path, 'polling_interval': 0.3}, grace_period=0.2
+    )
+    nodes = executor.with_resources(partition='cpu')
+    lost = nodes.submit(gate.pass_through, 'lost')
+    kept = nodes.with_resources(nodes=1).submit(gate.pass_through, 'kept')
+    gate.await_arrival('lost', 'kept')
+    await_running(lost, kept)
+    broken.touch()
+    slurm('scancel', str(lost.job_id))
+    asked = len(squeue.calls)
+    assert eventually(lambda: len(squeue.calls) > asked + 4, 30)
+    assert not lost.done()
+    gate.open()
+    assert kept.result() is None
+    broken.unlink()
+    assert isinstance(lost.exception(), JobCancelled)
+
+
+@pytest.mark.parametrize('history', ['answers', 'fails'])
+def test_job_that_squeue_has_forgotten(
+    make_executor: Callable[..., SlurmExecutor],
+    accounting: Control,
+    gate: Gate,
+    tmp_path: Path,
+    history: str,
+) -> None:
+    """sacct tells how a job ended; without it, one that had begun is lost after a grace period."""
+    blind = tmp_path / 'blind'
+    squeue = Stub(tmp_path, 'squeue', f'[ -e {blind} ] || exec "$real" "$@"')
+    sacct = Stub(tmp_path, 'sacct', 'exec "$real" "$@"' if history == 'answers' else 'exit 1')
+    executor = make_executor(
+        slurm={'squeue_bin': squeue.path, 'sacct_bin': sacct.path, 'polling_interval': 0.5},
+        grace_period=5.0 if history == 'answers' else 1.0,
+    )
+    nodes = executor.with_resources(partition='cpu')
+    held = nodes.with_resources(extra={'hold': True}).submit(gate.pass_through, 'held')
+    killed = nodes.submit(tell_supervisor, gate)
+    gate.await_arrival()
+    await_running(killed)
+    assert eventually(lambda: held.job_id is not None, 30)
+    blind.touch()
+    os.kill(int(killed.stdout()), signal.SIGKILL)
+    slurm('scancel', str(held.job_id))
+    # It never began, which can be proven without Slurm.
+    error = held.exception()
+    assert isinstance(error, JobCancelled)
+    assert error.started is False
+    error = killed.exception()
+    assert isinstance(error, JobFailed)
+    assert sacct.calls
+    if history == 'answers':
+        assert (type(error), error.state, error.signal) == (JobFailed, JobState.FAILED, 9)
+    else:
+        assert type(error) is JobLost
+
+
+def test_without_accounting(make_executor: Callable[..., SlurmExecutor], gate: Gate) -> None:
+    """Where there is no sacct nothing is missing as long as squeue remembers."""
+    executor = make_executor(slurm={'sacct_bin': '/nowhere/sacct'})
+    nodes = executor.with_resources(partition='cpu')
+    future = nodes.submit(gate.pass_through)
+    gate.await_arrival()
+    await_running(future)
+    slurm('scancel', str(future.job_id))
+    assert isinstance(future.exception(), JobCancelled)
+    assert nodes.submit(len, 'abc').result() == 3
+
+
+def test_nobody_remembers(
+    make_executor: Callable[..., SlurmExecutor], faults: Control, gate: Gate, tmp_path: Path
+) -> None:
+    """A job that Slurm has purged is not missed when its outcome is there."""
+    faults.configure(MinJobAge=2)
+    executor = make_executor(slurm={'sacct_bin': '/nowhere/sacct', 'polling_interval': 0.5})
+    nodes = executor.with_resources(partition='cpu')
+    chunk = chunked(nodes, Steps(gate, Record('/dev/null')), [('a',), ('b',), ('c',)])
+    gate.await_arrival('a-0')
+    gate.open()
+    assert [future.result() for future in chunk] == ['a', 'b', 'c']
+    assert nodes.submit(len, 'abc').result() == 3
