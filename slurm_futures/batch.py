@@ -14,7 +14,8 @@ from slurm_futures.batching import CallSet
 from slurm_futures.futures import JobFuture
 from slurm_futures.outcomes import Entry, Group
 from slurm_futures.remote.states import JobState
-from slurm_futures.tracking import End, Policy, Task, Tracker
+from slurm_futures.tasks import Task
+from slurm_futures.tracking import End, Policy, Tracker
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,10 @@ LONGEST_WINDOW = 0.5
 """Seconds that a call waits at most while others keep coming."""
 
 
+LABEL = 40
+"""Characters of a function's name that are used as a job name."""
+
+
 @dataclass(frozen=True)
 class Target:
     """Where calls run, in every respect that makes them different jobs.
@@ -157,3 +161,10 @@ class Windows:
     def deadline(self) -> float:
         """Return when the next set is complete."""
         return min((window.closes() for window in self._open.values()), default=math.inf)
+
+
+def label(fn: Any) -> str:
+    """Return a function's name as a job name."""
+    name = getattr(fn, '__qualname__', type(fn).__qualname__).rpartition('.')[2]
+    name = ''.join(c if c.isalnum() or c == '_' else '-' for c in name)
+    return name[:LABEL].strip('-') or 'call'

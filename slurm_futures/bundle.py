@@ -16,9 +16,9 @@ from slurm_futures.remote.library import PACKAGE
 
 DEFINE_MODULE = """\
 if ! type module >/dev/null 2>&1; then
-  for init in /etc/profile.d/modules.sh /etc/profile.d/lmod.sh /etc/profile.d/z00_lmod.sh \\
+  for sf_init in /etc/profile.d/modules.sh /etc/profile.d/lmod.sh /etc/profile.d/z00_lmod.sh \\
       /usr/share/lmod/lmod/init/bash /usr/share/modules/init/bash; do
-    if [ -r "$init" ]; then . "$init"; break; fi
+    if [ -r "$sf_init" ]; then . "$sf_init"; break; fi
   done
 fi
 if ! type conda 2>/dev/null | grep -q function && [ -n "$CONDA_EXE" ]; then
@@ -61,6 +61,8 @@ def start_command(python_cmd: str, setup: str, marker: str) -> Sequence[str]:
     python = [python_cmd, '-c', first, marker]
     if not setup:
         return python
-    # What setup prints belongs to nobody, and must not look like the agent's first word.
-    script = f'{DEFINE_MODULE}{setup}\nexec {shlex.join(python)}\n'
+    # What setup prints belongs to nobody, and must not look like the agent's first word; and it
+    # must not read what is meant for the agent.
+    start = f'exec {shlex.join(python)} <&"$sf_stdin" {{sf_stdin}}<&-'
+    script = f'exec {{sf_stdin}}<&0 </dev/null\n{DEFINE_MODULE}{setup}\n{start}\n'
     return ['/bin/bash', '-c', script]

@@ -23,18 +23,9 @@ from slurm_futures.transports import ByteStream
 
 LOGGER = logging.getLogger('slurm_futures')
 
-PING_INTERVAL = 10.0
-"""Seconds between two signs of life that the agent is asked for."""
-
-SILENCE = 30.0
-"""Seconds without a word from the agent, while listening, after which it counts as dead."""
-
 KILLS = 3
 KILLS_WITHIN = 600.0
 """So many lost agents in so many seconds are no accident."""
-
-BACK_OFF = (0.2, 30.0)
-"""Seconds to the first and at most to a later attempt to reconnect."""
 
 Reply = Callable[[Mapping[str, Any], bytes], None]
 
@@ -210,17 +201,18 @@ class Connection:
         LOGGER.warning('cannot reconnect to %s: %s', self._recipe.where, error)
 
     def _plan_retry(self) -> None:
-        first, longest = BACK_OFF
+        first, longest = self._recipe.patience.back_off
         pause = min(longest, first * 2 ** min(self._attempts, 20))
         self._attempts += 1
         self._retry_at = self._clock() + pause * random.uniform(0.5, 1.0)  # noqa: S311 - no secret
 
     def _listen(self, elapsed: float) -> None:
+        patience = self._recipe.patience
         self._silent += elapsed
-        if self._silent >= SILENCE:
-            self.lose(f'it has not answered for {SILENCE:g} s')
+        if self._silent >= patience.silence:
+            self.lose(f'it has not answered for {patience.silence:g} s')
         elif self._stepped >= self._ping_at:  # the agent wants to hear from us, too
-            self._ping_at = self._stepped + PING_INTERVAL
+            self._ping_at = self._stepped + patience.ping
             self.tell({'do': 'ping', 'id': 0})
 
     def lose(self, why: str) -> None:

@@ -13,7 +13,7 @@ import logging
 import os
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, wait
 from typing import Any, TypeVar
 
@@ -102,7 +102,7 @@ class Core:
         """Return whether no executor is left that could take a call."""
         return all(reference() is None for reference in list(self._executors.values()))
 
-    def _may_close(self, leaving: bool) -> bool:
+    def _may_close(self, *, leaving: bool) -> bool:
         """Take no more calls, and return True, if nobody is left who waits for one.
 
         Args:

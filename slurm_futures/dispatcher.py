@@ -87,6 +87,7 @@ class Dispatcher:
         self._numbers = itertools.count(1)
         self._batches = itertools.count(1)
         self._acks: list[str] = []
+        self._received: list[int] = []
         self._held: list[tuple[str, Action]] = []
         self._versions: dict[str, str | None] = {}
         self._policy: Policy | None = None
@@ -377,6 +378,8 @@ class Dispatcher:
             self._acks.append(header['name'])
         elif event in ('begun', 'outcome'):
             self.ledger.on_item(header, body, header)
+            if event == 'outcome':
+                self._received.append(header['call'])
         elif event == 'owned':
             self.login.on_owned(header)
 
@@ -399,6 +402,9 @@ class Dispatcher:
         if self._acks:
             self.connection.tell({'do': 'ack', 'names': self._acks})
             self._acks = []
+        if self._received:
+            self.connection.tell({'do': 'got', 'calls': self._received})
+            self._received = []
 
     def deadline(self) -> float:
         """Return when `step` is due."""

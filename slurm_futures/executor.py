@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections
 import os
 import subprocess
 import sys
@@ -12,16 +11,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar, overload
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, overload
 
 from slurm_futures import checks, payload
-from slurm_futures.batching import CallSet, Target
+from slurm_futures.batching import CallSet, Target, label
+from slurm_futures.commands import arguments, completed
 from slurm_futures.config import ExecutorConfig, load_config
 from slurm_futures.core import Core, Scope
-from slurm_futures.dispatcher import Plan, module_folders
-from slurm_futures.errors import CommandFailed, ConfigError
 from slurm_futures.futures import JobFuture
-from slurm_futures.line import Recipe
+from slurm_futures.mapping import Refill, pickle_calls, results
+from slurm_futures.plan import make_plan
 from slurm_futures.remote.states import JobState
 from slurm_futures.resources import merge
 from slurm_futures.script import parse_script
@@ -37,9 +36,6 @@ if TYPE_CHECKING:
     P = ParamSpec('P')
 
 T = TypeVar('T')
-
-_LABEL = 40
-"""Characters of a function's name that are used as a job name."""
 
 _REFILLS = 8
 """A map with a buffersize makes that many job arrays for as many calls as the buffer holds."""
@@ -70,12 +66,12 @@ class SlurmExecutor(Executor):
             ConfigError: a setting cannot work; the message names it.
         """
         executor = cls.__new__(cls)
-        executor._start(load_config(config), name)
+        executor._start(load_config(config), name)  # noqa: SLF001 - its own
         return executor
 
     def _start(self, config: ExecutorConfig, name: str) -> None:
         self.name = name
-        self._join(Core(_plan(config)), Target(), Scope(None))
+        self._join(Core(make_plan(config)), Target(), Scope(None))
 
     def _join(self, core: Core, target: Target, scope: Scope) -> None:
         self._core = core
@@ -89,7 +85,7 @@ class SlurmExecutor(Executor):
             raise RuntimeError('cannot derive an executor from one that has been shut down')
         sibling = type(self).__new__(type(self))
         sibling.name = self.name
-        sibling._join(self._core, target, Scope(self._scope))
+        sibling._join(self._core, target, Scope(self._scope))  # noqa: SLF001 - its own
         return sibling
 
     def __repr__(self) -> str:
@@ -181,13 +177,13 @@ class SlurmExecutor(Executor):
         try:
             function = payload.dump_function(fn)
             arguments = payload.dump_arguments(args, kwargs)
-        except Exception as error:  # whatever pickling raises belongs to this call alone
+        except Exception as error:  # noqa: BLE001 - what pickling raises belongs to this call
             future = self._core.new_future(self._scope)
             self._core.refuse(future, error)
             return future
         future = self._core.new_future(self._scope)
-        target, label = self._target, _label(fn)
-        self._core.put(lambda d: d.submit_call(future, target, label, function, arguments))
+        target, name = self._target, label(fn)
+        self._core.put(lambda d: d.submit_call(future, target, name, function, arguments))
         return future
 
     def _submit_script(
@@ -243,7 +239,7 @@ class SlurmExecutor(Executor):
         end = None if timeout is None else time.monotonic() + timeout
         calls = zip(*iterables, strict=False)
         if buffersize is None:
-            return _results(self._submit_all(fn, list(calls), chunksize), end)
+            return results(self._submit_all(fn, list(calls), chunksize), end)
 
         def submit(count: int) -> list[JobFuture[T]]:
             return self._submit_all(fn, list(islice(calls, count)), chunksize)
@@ -251,15 +247,17 @@ class SlurmExecutor(Executor):
         # On the login node each result makes room for a call; a job for each would be too many.
         at_once = 1 if self._target.resources is None else buffersize // _REFILLS
         at_once = min(buffersize, max(chunksize, at_once))
-        return _results(submit(buffersize), end, _Refill(submit, buffersize, at_once))
+        return results(submit(buffersize), end, Refill(submit, buffersize, at_once))
 
     def _submit_all(
         self, fn: Callable[..., T], calls: Sequence[tuple[Any, ...]], chunksize: int
     ) -> list[JobFuture[T]]:
         """Submit calls that are known together, as one job array."""
-        futures = [self._core.new_future(self._scope) for _ in calls]
+        work = CallSet(self._target, label(fn), chunksize)
+        futures: list[JobFuture[T]] = []
         try:
-            work = self._pickle_all(fn, calls, futures, chunksize)
+            futures.extend(self._core.new_future(self._scope) for _ in calls)
+            pickle_calls(work, fn, zip(futures, calls, strict=True), self._core.refuse)
         except BaseException:  # Ctrl-C: nobody will ever hear of these calls
             for future in futures:
                 future.cancel()
@@ -268,34 +266,13 @@ class SlurmExecutor(Executor):
             self._core.put(lambda dispatcher: dispatcher.submit_set(work))
         return futures
 
-    def _pickle_all(
-        self,
-        fn: Callable[..., T],
-        calls: Sequence[tuple[Any, ...]],
-        futures: Sequence[JobFuture[T]],
-        chunksize: int,
-    ) -> CallSet:
-        work = CallSet(self._target, _label(fn), chunksize)
-        try:
-            function = payload.dump_function(fn) if calls else b''
-        except Exception as error:  # it belongs to these calls
-            for future in futures:
-                self._core.refuse(future, error)
-            return work
-        for future, args in zip(futures, calls, strict=True):
-            try:
-                work.add(future, function, payload.dump_arguments(args, {}))
-            except Exception as error:  # it belongs to this call alone
-                self._core.refuse(future, error)
-        return work
-
     def run(
         self,
         command: str | Sequence[str | os.PathLike[str]],
         *,
         cwd: str | os.PathLike[str] | None = None,
         env: Mapping[str, str] | None = None,
-        input: str | None = None,
+        input: str | None = None,  # noqa: A002 - as in subprocess.run
         timeout: float | None = None,
         check: bool = True,
     ) -> subprocess.CompletedProcess[str]:
@@ -319,25 +296,28 @@ class SlurmExecutor(Executor):
         """
         self._core.check_usable()
         self._core.check_may_block('run()')
-        argv = command if isinstance(command, str) else _arguments(command)
         header = {
-            'argv': argv,
+            'argv': command if isinstance(command, str) else arguments(command),
             'cwd': checks.named('cwd', checks.path, cwd) or self._target.cwd,
             'env': dict(checks.named('env', checks.environment, env) or ()),
             'has_input': input is not None,
             'timeout': checks.named('timeout', checks.not_negative, timeout),
         }
         body = checks.named('input', checks.text_input, input) or b''
-        future = self._core.new_future(self._scope)
-        self._core.put(lambda dispatcher: dispatcher.run_command(future, header, body))
+        future = self._start_command(header, body)
         try:
-            item, output = future.result()
+            outcome = future.result()
         except BaseException:
             future.kill()  # Ctrl-C: the command goes with it
             raise
         finally:
             del future  # a cycle with the traceback
-        return _completed(argv, timeout, check, item, output)
+        return completed(header, outcome, check=check)
+
+    def _start_command(self, header: Mapping[str, Any], body: bytes) -> JobFuture[Any]:
+        future = self._core.new_future(self._scope)
+        self._core.put(lambda dispatcher: dispatcher.run_command(future, header, body))
+        return future
 
     # ---- ends
 
@@ -350,7 +330,12 @@ class SlurmExecutor(Executor):
         self._core.connect()
         return self
 
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+    def shutdown(
+        self,
+        wait: bool = True,  # noqa: FBT001, FBT002 - as in Executor
+        *,
+        cancel_futures: bool = False,
+    ) -> None:
         """Take no more calls, like `Executor.shutdown`.
 
         Args:
@@ -401,7 +386,8 @@ class SlurmExecutor(Executor):
             return  # a child on its way out: its own exception says why
         interrupts = _interrupts()
         if exc_type is not None and issubclass(exc_type, interrupts):
-            return self._abort()
+            self._abort()
+            return
         try:
             self.shutdown(wait=not self._core.detached)
         except interrupts:
@@ -420,117 +406,6 @@ def _interrupts() -> tuple[type[BaseException], ...]:
     return (KeyboardInterrupt, asyncio.CancelledError) if asyncio else (KeyboardInterrupt,)
 
 
-def _plan(config: ExecutorConfig) -> Plan:
-    slurm = config.queue_system.slurm
-    if slurm is None:
-        raise ConfigError('queue_system.local: the embedded queue is not available yet')
-    if config.ssh is not None:
-        raise ConfigError('ssh: connections over SSH are not available yet')
-    from slurm_futures.transports.local import LocalTransport
-
-    python_cmd = config.python_cmd or sys.executable
-    agent = {
-        'run': _new_run(),
-        'work_dir': config.work_dir or '~/slurm_futures',
-        'slurm': {name: getattr(slurm, name) for name in slurm.__dataclass_fields__},
-        'login_workers': config.login_workers,
-        'sys_path': module_folders(),
-    }
-    return Plan(
-        recipe=Recipe(LocalTransport(), python_cmd, '\n'.join(config.setup), agent),
-        cwd=os.getcwd() if config.work_dir is None else None,
-        setup=config.setup,
-        grace=config.grace_period,
-        polling_interval=slurm.polling_interval,
-        login_workers=config.login_workers,
-        share_sys_path=True,
-    )
-
-
-def _new_run() -> str:
-    """Return a name that no other run has."""
-    return time.strftime('%Y%m%d-%H%M%S-', time.gmtime()) + os.urandom(4).hex()
-
-
-def _label(fn: Any) -> str:
-    """Return a function's name as a job name."""
-    name = getattr(fn, '__qualname__', type(fn).__qualname__).rpartition('.')[2]
-    return (
-        ''.join(c if c.isalnum() or c == '_' else '-' for c in name)[:_LABEL].strip('-') or 'call'
-    )
-
-
 def _read_script(path: os.PathLike[str]) -> str:
     # What is not UTF-8 is refused together with all else that a script must not be.
     return Path(path).read_text(encoding='utf-8', errors='surrogateescape')
-
-
-def _arguments(command: Sequence[str | os.PathLike[str]]) -> list[str]:
-    if not command or not all(isinstance(word, str | os.PathLike) for word in command):
-        raise TypeError(f'a command is a string or a list of strings, not {command!r}')
-    return [os.fspath(word) for word in command]
-
-
-def _completed(
-    argv: str | list[str],
-    timeout: float | None,
-    check: bool,
-    item: Mapping[str, Any],
-    output: bytes,
-) -> subprocess.CompletedProcess[str]:
-    split = item['sizes'][0]
-    stdout = output[:split].decode(errors='replace')
-    stderr = output[split:].decode(errors='replace')
-    if item['kind'] == 'timeout':
-        raise subprocess.TimeoutExpired(argv, timeout or 0.0, stdout, stderr)
-    if check and item['returncode']:
-        raise CommandFailed(item['returncode'], argv, stdout, stderr)
-    return subprocess.CompletedProcess(argv, item['returncode'], stdout, stderr)
-
-
-class _Refill(Generic[T]):
-    """Submits further calls of a map as its results are taken.
-
-    Args:
-        submit: submits at most so many more calls.
-        most: so many calls may be ahead of the results taken.
-        at_once: so many are submitted together.
-    """
-
-    def __init__(
-        self, submit: Callable[[int], list[JobFuture[T]]], most: int, at_once: int
-    ) -> None:
-        self._submit = submit
-        self._most = most
-        self._at_once = at_once
-
-    def __call__(self, ahead: int) -> list[JobFuture[T]]:
-        """Return new futures, given how many are ahead already."""
-        room = self._most - ahead
-        return self._submit(room) if room >= self._at_once else []
-
-
-def _results(
-    futures: Iterable[JobFuture[T]], end: float | None, refill: _Refill[T] | None = None
-) -> Iterator[T]:
-    """Yield results in order; whatever ends the iteration cancels the rest."""
-    waiting = collections.deque(futures)
-    del futures
-    try:
-        while waiting:
-            yield _result_or_cancel(waiting.popleft(), end)
-            if refill:
-                waiting.extend(refill(len(waiting)))
-    finally:
-        for future in waiting:
-            future.cancel()
-
-
-def _result_or_cancel(future: JobFuture[T], end: float | None) -> T:
-    try:
-        try:
-            return future.result(None if end is None else end - time.monotonic())
-        finally:
-            future.cancel()
-    finally:
-        del future  # a cycle with the traceback

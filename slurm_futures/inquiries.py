@@ -10,7 +10,8 @@ from slurm_futures.answers import History
 from slurm_futures.batch import Batch
 from slurm_futures.connection import Connection
 from slurm_futures.remote.slurm_parsers import AccountingRow
-from slurm_futures.tracking import Ask, Claim, Task
+from slurm_futures.tasks import Claim, Task
+from slurm_futures.tracking import Ask
 
 
 class Subject(NamedTuple):

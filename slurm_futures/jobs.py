@@ -30,7 +30,8 @@ from slurm_futures.outcomes import Entry, Ledger
 from slurm_futures.remote.slurm_parsers import JobRow
 from slurm_futures.remote.states import JobState
 from slurm_futures.submissions import Submissions, words
-from slurm_futures.tracking import End, Task, Tracker
+from slurm_futures.tasks import Task
+from slurm_futures.tracking import End, Tracker
 
 LOGGER = logging.getLogger('slurm_futures')
 

@@ -20,6 +20,21 @@ OPEN_TIMEOUT = 120.0
 
 
 @dataclass(frozen=True)
+class Patience:
+    """How the client bears with its agents.
+
+    Attributes:
+        ping: seconds between two signs of life that the agent is asked for.
+        silence: seconds without a word, while listening, after which the agent counts as dead.
+        back_off: seconds to the first and at most to a later attempt to reconnect.
+    """
+
+    ping: float = 10.0
+    silence: float = 30.0
+    back_off: tuple[float, float] = (0.2, 30.0)
+
+
+@dataclass(frozen=True)
 class Recipe:
     """How to reach the login node and what to start there."""
 
@@ -27,6 +42,7 @@ class Recipe:
     python_cmd: str
     setup: str
     config: Mapping[str, Any]
+    patience: Patience = Patience()
 
     @property
     def where(self) -> str:

@@ -23,7 +23,7 @@ import select
 import threading
 import time
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Protocol
 
 from slurm_futures.dispatcher import Dispatcher
 from slurm_futures.errors import ExecutorBroken, JobCancelled
@@ -43,6 +43,17 @@ HURRIED_CLOSE_PATIENCE = 1.0
 """The same when somebody waits to get out."""
 
 Command = Callable[['Poller'], None]
+
+
+class MayClose(Protocol):
+    """Says whether nobody waits for anything any more; nobody can submit once it has said so."""
+
+    def __call__(self, *, leaving: bool) -> bool:
+        """Decide.
+
+        Args:
+            leaving: whether the main thread has ended, so that executors do not count.
+        """
 
 
 class Inbox:
@@ -94,13 +105,10 @@ class Poller:
     Args:
         dispatcher: what is run.
         inbox: where commands come from.
-        may_close: asked whether nobody waits for anything any more, and told whether the main
-            thread has ended; once it has said True, nobody can submit anything.
+        may_close: asked when there is nothing to do.
     """
 
-    def __init__(
-        self, dispatcher: Dispatcher, inbox: Inbox, may_close: Callable[[bool], bool]
-    ) -> None:
+    def __init__(self, dispatcher: Dispatcher, inbox: Inbox, may_close: MayClose) -> None:
         self.dispatcher = dispatcher
         self._inbox = inbox
         self._may_close = may_close
@@ -156,7 +164,7 @@ class Poller:
             self._leave_behind()
         if self._interrupted_at < math.inf:
             self._give_up(now)
-        return not self._is_busy() and self._may_close(leaving) and self._close(now)
+        return not self._is_busy() and self._may_close(leaving=leaving) and self._close(now)
 
     def _is_busy(self) -> bool:
         """Return whether there is anything to be seen through but what is in the inbox."""

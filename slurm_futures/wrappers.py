@@ -12,24 +12,25 @@ from collections.abc import Mapping, Sequence
 
 from slurm_futures.bundle import DEFINE_MODULE
 
+# Names begin with sf_: those without are the user's, in setup lines and in exported variables.
 _HEAD = """\
 shopt -s execfail
-spool={folder}
-batch={batch}
-task=${{SLURM_ARRAY_TASK_ID:-0}}
-job=${{SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}}
-node=${{SLURMD_NODENAME:-${{HOSTNAME:-node}}}}
-post() {{  # post MEMBERS [BODY...]: write a message into the spool, complete or not at all
-  local name
-  name=$batch.$task-0$(date +%s%N)-$node-$$-$RANDOM
+sf_spool={folder}
+sf_batch={batch}
+sf_task=${{SLURM_ARRAY_TASK_ID:-0}}
+sf_job=${{SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}}
+sf_node=${{SLURMD_NODENAME:-${{HOSTNAME:-node}}}}
+sf_post() {{  # sf_post MEMBERS [BODY...]: write a message into the spool, complete or not at all
+  local sf_name
+  sf_name=$sf_batch.$sf_task-0$(date +%s%N)-$sf_node-$$-$RANDOM
   {{
-    printf '{{"batch":%d,"task":%d,"job":"%s","raw_id":"%s","restart":%d,"host":"%s","pid":%d,%s}}\\n' \\
-      "$batch" "$task" "$job" "$SLURM_JOB_ID" "${{SLURM_RESTART_COUNT:-0}}" \\
-      "$node" "$$" "$1"
+    printf '{{"batch":%d,"task":%d,"job":"%s",' "$sf_batch" "$sf_task" "$sf_job"
+    printf '"raw_id":"%s","restart":%d,' "$SLURM_JOB_ID" "${{SLURM_RESTART_COUNT:-0}}"
+    printf '"host":"%s","pid":%d,%s}}\\n' "$sf_node" "$$" "$1"
     shift
     if [ $# -gt 0 ]; then printf '%s\\0' "$@"; fi
-  }} >"$spool/tmp/$name" && sync "$spool/tmp/$name" && mv -T "$spool/tmp/$name" "$spool/new/$name" &&
-    sync "$spool/new"
+  }} >"$sf_spool/tmp/$sf_name" && sync "$sf_spool/tmp/$sf_name" &&
+    mv -T "$sf_spool/tmp/$sf_name" "$sf_spool/new/$sf_name" && sync "$sf_spool/new"
 }}
 """
 
@@ -38,71 +39,79 @@ _SETUP = """\
 """
 
 _BEFORE_CALLS = """\
-doing=setup
-failed() {{ post '"failed":{{"what":"'"$doing"'","code":'"$1"'}}'; }}
+sf_doing=setup
+sf_failed() {{ sf_post '"failed":{{"what":"'"$sf_doing"'","code":'"$1"'}}'; }}
 # Slurm knows what SIGTERM meant; the job may be on its way back into the queue.
 trap 'exit 143' TERM
-trap 'code=$?; [ "$code" -eq 143 ] || failed "$code"' EXIT
+trap 'sf_code=$?; [ "$sf_code" -eq 143 ] || sf_failed "$sf_code"' EXIT
 """
 
 _CALLS = """\
-doing=cwd
-cd {cwd} || exit 1
-doing=python
-exec {python} {entry} task "$spool" "$batch"
-code=$?
+sf_doing=cwd
+cd -- {cwd} || exit 1
+sf_doing=python
+set +e  # setup lines may have set it
+exec {python} {entry} task "$sf_spool" "$sf_batch"
+sf_code=$?
 trap - EXIT
-failed "$code"
-exit "$code"
+sf_failed "$sf_code"
+exit "$sf_code"
 """
 
 _SCRIPT = """\
-ln -sT "job:$job" "$spool/claims/$batch.$task" 2>/dev/null
-owner=$(readlink "$spool/claims/$batch.$task")
-case $owner in
-  "job:$job") ;;
+ln -sT "job:$sf_job" "$sf_spool/claims/$sf_batch.$sf_task" 2>/dev/null
+sf_owner=$(readlink "$sf_spool/claims/$sf_batch.$sf_task")
+case $sf_owner in
+  "job:$sf_job") ;;
   revoked) exit 0 ;;
-  job:*) post '"superseded":"'"$owner"'"'; exit 0 ;;
-  *) echo "slurm_futures: cannot claim this task in $spool/claims" >&2; exit 1 ;;
+  job:*) sf_post '"superseded":"'"$sf_owner"'"'; exit 0 ;;
+  *) echo "slurm_futures: cannot claim this task in $sf_spool/claims" >&2; exit 1 ;;
 esac
-post '"started":true' "$(readlink "/proc/$$/fd/1")" "$(readlink "/proc/$$/fd/2")"
+sf_post '"started":true' "$(readlink "/proc/$$/fd/1")" "$(readlink "/proc/$$/fd/2")"
 # What this shell says of its child's death is no part of the job's output, but tells a death by
-# signal from an exit status over 128. That of these signals it does not mention.
+# signal from an exit status over 128. It does not mention HUP INT QUIT USR1 USR2 PIPE ALRM TERM
+# XCPU: those that it has traps for, and SIGPIPE.
 exec 3>&2 4<> <(:) 2>&4
-silent=' 130 141 143 '
-stopping=false
-stop() {{
-  stopping=true
+sf_silent=' 129 130 131 138 140 141 142 143 152 '
+sf_stopping=false
+sf_stop() {{
+  sf_stopping=true
   {on_term}
-  post '"stopping":true' 2>&3
+  sf_post '"stopping":true' 2>&3
 }}
-trap stop TERM
-for signal in {signals}; do
-  trap 'kill -s '"$signal"' "$child" 2>/dev/null' "$signal"
+trap sf_stop TERM
+for sf_signal in {signals}; do
+  trap 'kill -s '"$sf_signal"' "$sf_child" 2>/dev/null' "$sf_signal"
 done
 (
   trap - TERM {signals}
   exec 2>&3 3>&- 4>&-
-  cd {cwd} || exit 1
+  cd -- {cwd} || exit 1
 {setup}
   exec {command}
 ) <&0 &
-child=$!
+sf_child=$!
 # A signal ends wait early; the child is gone when it cannot be waited for any more.
 while :; do
-  wait "$child"
-  code=$?
-  kill -0 "$child" 2>/dev/null || break
+  wait "$sf_child"
+  sf_code=$?
+  kill -0 "$sf_child" 2>/dev/null || break
 done
-wait "$child" 2>/dev/null
-again=$?
-if [ "$again" -ne 127 ]; then code=$again; fi
-died=null
-if [ "$code" -gt 128 ] && {{ [[ $silent == *" $code "* ]] || read -r -t 0.1 _ <&4; }}; then
-  died=$((code - 128))
+wait "$sf_child" 2>/dev/null
+sf_again=$?
+# 127, or -1 in bash 5.2 (measured): there is no such child any more.
+if [ "$sf_again" -ne 127 ] && [ "$sf_again" -ge 0 ]; then sf_code=$sf_again; fi
+# Slurm's SIGTERM goes to all processes, and the child may have died of it before this shell's.
+for _ in 1 2 3 4 5 6 7 8 9 10; do
+  if [ "$sf_code" -ne 143 ] || $sf_stopping; then break; fi
+  sleep 0.1
+done
+sf_died=null
+if [ "$sf_code" -gt 128 ] && {{ [[ $sf_silent == *" $sf_code "* ]] || read -r -t 0.1 _ <&4; }}; then
+  sf_died=$((sf_code - 128))
 fi
-post '"ended":{{"code":'"$code"',"signal":'"$died"',"term":'"$stopping"'}}' 2>&3
-exit "$code"
+sf_post '"ended":{{"code":'"$sf_code"',"signal":'"$sf_died"',"term":'"$sf_stopping"'}}' 2>&3
+exit "$sf_code"
 """
 
 _FORWARDED = 'HUP INT QUIT USR1 USR2 ALRM CONT URG XCPU'
@@ -183,7 +192,7 @@ def user_script(
         setup=_setup(setup, env or {}),
         command=shlex.join(command),
         signals=_FORWARDED,
-        on_term='kill -s TERM "$child" 2>/dev/null' if _warns_by_term(signal_option or '') else ':',
+        on_term='kill -s TERM "$sf_child" 2>/dev/null' if _warns_by_term(signal_option or '') else ':',
     )
     return head + _HEAD.format(folder=shlex.quote(folder), batch=batch) + body
 

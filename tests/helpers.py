@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import os
 import shutil
 import subprocess
@@ -47,9 +46,9 @@ def children(pid: int) -> list[int]:
 
 def find_python(version: str) -> str | None:
     """Return an interpreter of a version such as '3.8' that this user may run, if there is one."""
-    pyenv = os.environ.get('PYENV_ROOT', str(Path('~/.pyenv').expanduser()))
+    pyenv = Path(os.environ.get('PYENV_ROOT', '~/.pyenv')).expanduser()
     candidates = [shutil.which(f'python{version}')]
-    candidates += sorted(glob.glob(f'{glob.escape(pyenv)}/versions/{version}.*/bin/python'))
+    candidates += map(str, sorted(pyenv.glob(f'versions/{version}.*/bin/python')))
     code = 'import sys; sys.stdout.write("%d.%d" % sys.version_info[:2])'
     for candidate in candidates:
         if candidate is None:
@@ -63,7 +62,7 @@ def find_python(version: str) -> str | None:
 def read_messages(spool: Spool) -> list[tuple[dict[str, Any], bytes]]:
     """Return the messages in ``new/``, oldest first."""
     messages = []
-    for name in sorted(os.listdir(spool.path('new')), key=lambda name: name.split('-')[1]):
+    for name in sorted(listed(spool, 'new'), key=lambda name: name.split('-')[1]):
         path = spool.path('new', name)
         header, start = read_header(path)
         messages.append((header, Path(path).read_bytes()[start:]))
@@ -90,6 +89,11 @@ def outcomes(spool: Spool) -> dict[int, tuple[dict[str, Any], bytes]]:
     return found
 
 
+def listed(spool: Spool, kind: str) -> list[str]:
+    """Return the names in one of the spool's folders."""
+    return sorted(path.name for path in Path(spool.path(kind)).iterdir())
+
+
 def member(spool: Spool, name: str) -> list[Any]:
     """Return a member of all messages that have it."""
     return [header[name] for header, _ in read_messages(spool) if name in header]
@@ -111,7 +115,7 @@ class Bench:
         self._processes: list[subprocess.Popen[bytes]] = []
 
     def write_calls(
-        self, *calls: tuple[Callable[..., Any], tuple[Any, ...]], chunksize: int = 0, **facts: Any
+        self, *calls: tuple[Callable[..., Any], Any], chunksize: int = 0, **facts: Any
     ) -> None:
         """Write batch 1: functions and their arguments, numbered from 10; one task, by default."""
         header = {
@@ -129,7 +133,7 @@ class Bench:
 
     def order(self, how: str, call: int) -> None:
         """Tell the batch's tasks to cancel or kill a call."""
-        with open(self.spool.path('calls', '1.cancel'), 'a') as file:
+        with Path(self.spool.path('calls', '1.cancel')).open('a') as file:
             file.write(f'{how} {call}\n')
 
     def start(
@@ -137,7 +141,7 @@ class Bench:
     ) -> subprocess.Popen[bytes]:
         """Start a process as slurmstepd does: its own session, logs, Slurm's variables."""
         variables = {k: v for k, v in os.environ.items() if not k.startswith(('SLURM_', 'SBATCH_'))}
-        with open(self.log('out'), 'ab') as out, open(self.log('err'), 'ab') as err:
+        with self.log('out').open('ab') as out, self.log('err').open('ab') as err:
             process = subprocess.Popen(
                 command,
                 env={**variables, **slurm, **(env or {})},

@@ -67,10 +67,13 @@ class Program:
         source = folder / 'program.py'
         source.write_text((TERMINAL if terminal else '') + PRELUDE + text)
         path = [str(Path(__file__).parent), os.environ.get('PYTHONPATH', '')]
-        self._master, slave = pty.openpty() if terminal else (None, None)
+        self._master: int | None = None
+        slave: int = subprocess.DEVNULL
+        if terminal:
+            self._master, slave = pty.openpty()
         self._process = subprocess.Popen(
             [sys.executable, '-X', 'faulthandler', str(source), str(folder)],
-            stdin=slave if terminal else subprocess.DEVNULL,
+            stdin=slave,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -78,7 +81,7 @@ class Program:
             env={**os.environ, 'PYTHONPATH': ':'.join(filter(None, path))},
             cwd=folder,
         )
-        if slave is not None:
+        if terminal:
             os.close(slave)
         self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._errors: list[str] = []
@@ -156,7 +159,11 @@ class Program:
 
     def helpers(self) -> list[Process]:
         """The agent and all that it has started."""
-        return [Process.of(pid) for pid in descendants({self._process.pid})]
+        found = []
+        for pid in descendants({self._process.pid}):
+            with contextlib.suppress(ProcessLookupError):  # sbatch, perhaps, which has ended
+                found.append(Process.of(pid))
+        return found
 
     def close(self) -> None:
         """End it, if it has not ended; its agent and workers notice."""

@@ -15,8 +15,6 @@ from typing import Any
 
 import cloudpickle
 import pytest
-from stubs import Stub
-from waiting import Gate, Record
 
 from cluster.client import Control
 from cluster.processes import eventually
@@ -30,6 +28,8 @@ from slurm_futures import (
     SlurmExecutor,
     TimeLimit,
 )
+from stubs import Stub
+from waiting import Gate, Record, has_ended
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
@@ -91,13 +91,14 @@ def bash(*lines: str) -> str:
 
 
 class Steps:
-    """Makes a call that notes that it runs, waits at a gate, and returns."""
+    """A call that notes that it runs, prints its supervisor, waits at a gate, and returns."""
 
     def __init__(self, gate: Gate, record: Record) -> None:
         self.gate = gate
         self.record = record
 
     def __call__(self, name: str) -> str:
+        print(os.getppid())
         self.record.add(name)
         self.gate.pass_through(f'{name}-{os.environ.get("SLURM_RESTART_COUNT", "0")}')
         return name
@@ -216,8 +217,12 @@ def test_requeue_after_node_failure(
     future = nodes.submit(Steps(gate, record), 'call')
     gate.await_arrival('call-0')
     await_running(future)
+    supervisor = future.stdout().strip()
+    step = Path(f'/proc/{supervisor}/stat').read_text().rpartition(')')[2].split()[1]
     name = node_of(future)
     faults.scontrol('update', f'nodename={name}', 'state=down', 'reason=test')
+    # The two minutes that Slurm lets pass keep the end of this run from being taken for the next's.
+    assert has_ended(step)
     start_again(future)
     gate.await_arrival('call-1')
     gate.open()

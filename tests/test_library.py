@@ -110,8 +110,7 @@ for _ in range(30):
 
 
 def test_the_package_travels_whole(entry: str) -> None:
-    """What the agent installs is this package under another name, and cloudpickle; the client's
-    modules stay at home."""
+    """What the agent installs is this package, renamed, and cloudpickle; the rest stays home."""
     folder = Path(entry).parent.parent
     assert {p.name for p in folder.iterdir()} == {PACKAGE, 'cloudpickle'}
     remote = {p.name for p in (folder / PACKAGE).glob('*.py')}
@@ -121,8 +120,7 @@ def test_the_package_travels_whole(entry: str) -> None:
 
 @pytest.mark.parametrize('version', ALIVE)
 def test_every_module_imports(entry: str, version: str) -> None:
-    """Each module of the package imports on each supported Python, without a warning, and needs
-    nothing but the standard library."""
+    """Each module imports on each supported Python, without warnings, with nothing else there."""
     package = Path(entry).parent
     names = [p.stem for p in package.glob('*.py') if p.stem != '__init__']
     code = 'import importlib, sys; sys.path[:0] = [sys.argv[1]]\n'
@@ -172,8 +170,7 @@ def test_an_old_python_says_so_on_the_login_node(entry: str, version: str) -> No
 
 @pytest.mark.parametrize('version', [*DEAD, *ALIVE])
 def test_the_first_statement_compiles_everywhere(version: str) -> None:
-    """What the login node's interpreter executes first compiles on any Python, and says whether
-    the agent can follow."""
+    """What the login node executes first compiles on any Python, and says which it is."""
     command = [python(version), '-c', f'exec({json.dumps(FIRST)})', 'marker']
     done = subprocess.run(command, input='', capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (1, '')
@@ -192,8 +189,10 @@ def test_the_first_statement_is_one_line() -> None:
 
 
 def test_installed_files_are_compiled(work_dir: Path) -> None:
-    """The interpreter that installs the package compiles it, once for all tasks; a syntax error
-    would show there, not in a thousand jobs."""
+    """The interpreter that installs the package compiles it, once for all tasks.
+
+    A syntax error would show there, not in a thousand jobs.
+    """
     entry = Path(install(str(work_dir), FILES))
     tag = sys.implementation.cache_tag
     assert (entry.parent / '__pycache__' / f'entry.{tag}.pyc').exists()

@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from helpers import python_command, read_messages
-from slurm_futures.remote import spool as spool_module
+from helpers import listed, python_command, read_messages
 from slurm_futures.remote.spool import (
     REVOKED,
     DoneList,
@@ -54,7 +54,7 @@ def test_messages_appear_whole(spool: Spool) -> None:
             assert content == body
     writer.join()
     assert [header['number'] for header, _ in read_messages(spool)] == list(range(60))
-    assert os.listdir(spool.path('tmp')) == []
+    assert listed(spool, 'tmp') == []
 
 
 def test_a_file_that_is_no_message(tmp_path: Path) -> None:
@@ -67,14 +67,14 @@ def test_a_file_that_is_no_message(tmp_path: Path) -> None:
 
 def test_names_are_unique_and_sorted_by_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """No two messages share a name, even where the clock stands still; later ones sort later."""
-    monkeypatch.setattr(spool_module.time, 'time_ns', lambda: 17 * 10**17)
+    monkeypatch.setattr(time, 'time_ns', lambda: 17 * 10**17)
     names = [message_name('1.0') for _ in range(2000)]
     assert len(set(names)) == len(names)
     monkeypatch.undo()
     names = [message_name('1.0')]
     for _ in range(100):
-        start = spool_module.time.time_ns()
-        while spool_module.time.time_ns() == start:
+        start = time.time_ns()
+        while time.time_ns() == start:
             pass
         names.append(message_name('1.0'))
     assert names == sorted(names)
@@ -89,7 +89,7 @@ def test_removing_a_run(spool: Spool) -> None:
     assert os.listdir(spool.folder) == ['logs']
     spool.create()
     spool.remove(keep_logs=False)
-    assert not os.path.exists(spool.folder)
+    assert not Path(spool.folder).exists()
 
 
 # ---- claims
@@ -157,7 +157,7 @@ class Reaper:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, survive: int) -> None:
         self.left = survive
         for name in ('open', 'write', 'fsync', 'rename'):
-            monkeypatch.setattr(spool_module.os, name, self._wrap(getattr(os, name)))
+            monkeypatch.setattr(os, name, self._wrap(getattr(os, name)))
 
     def _wrap(self, real: Callable[..., Any]) -> Callable[..., Any]:
         def wrapped(*args: Any, **kwargs: Any) -> Any:
@@ -170,6 +170,7 @@ class Reaper:
 
 
 def stage(spool: Spool, calls: Iterable[int]) -> str:
+    """Write a message with the outcomes of calls, up to where it is to be delivered."""
     name = message_name('1.0')
     items = [{'event': 'outcome', 'call': call, 'size': 0} for call in calls]
     spool.stage(name, [message_line({'items': items})])
@@ -177,6 +178,7 @@ def stage(spool: Spool, calls: Iterable[int]) -> str:
 
 
 def delivered(spool: Spool) -> list[int]:
+    """Return the calls whose outcomes the client can find."""
     return sorted(i['call'] for header, _ in read_messages(spool) for i in header['items'])
 
 
@@ -184,8 +186,7 @@ def delivered(spool: Spool) -> list[int]:
 def test_a_death_between_two_steps(
     spool: Spool, survive: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Wherever a worker dies, its successor reruns just what is not on the list, and nothing is
-    lost."""
+    """Wherever a worker dies, its successor reruns what is not listed, and nothing is lost."""
     done = DoneList(spool, '1.0')
     done.deliver([1], stage(spool, [1]))
     with monkeypatch.context() as patch:
@@ -213,15 +214,17 @@ def test_delivered_and_recorded(spool: Spool) -> None:
     """Outcomes that the client has recorded and deleted stay on the list."""
     done = DoneList(spool, '1.0')
     done.deliver([1, 2], stage(spool, [1, 2]))
-    for name in os.listdir(spool.path('new')):
-        os.unlink(spool.path('new', name))
+    for name in listed(spool, 'new'):
+        Path(spool.path('new', name)).unlink()
     assert done.resume(1) == {1, 2}
-    assert os.listdir(spool.path('new')) == []
+    assert listed(spool, 'new') == []
 
 
 def test_a_list_that_breaks_off(spool: Spool) -> None:
-    """A list cut off at any byte, as by a full disk, claims no call whose outcome is not there,
-    and what is added later counts."""
+    """A list cut off at any byte claims no call whose outcome is not there.
+
+    What is added later counts.
+    """
     done = DoneList(spool, '1.0')
     first, second = stage(spool, [1, 2]), stage(spool, [3])
     done.deliver([1, 2], first)
@@ -230,8 +233,8 @@ def test_a_list_that_breaks_off(spool: Spool) -> None:
     text = path.read_bytes()
     for end in range(len(text)):
         path.write_bytes(text[:end])
-        for name in os.listdir(spool.path('new')):
-            os.rename(spool.path('new', name), spool.path('tmp', name))
+        for name in listed(spool, 'new'):
+            Path(spool.path('new', name)).rename(spool.path('tmp', name))
         calls = done.resume(1)
         assert calls in (set(), {1, 2}, {1, 2, 3})
         assert delivered(spool) == sorted(calls)
@@ -239,14 +242,14 @@ def test_a_list_that_breaks_off(spool: Spool) -> None:
         done.deliver([4], third)
         assert done.read()[0] == calls | {4}
         assert done.read()[2] == 1
-        os.unlink(spool.path('new', third))
+        Path(spool.path('new', third)).unlink()
 
 
 def test_junk_in_the_list(spool: Spool) -> None:
     """Blocks of zeros, as a crashed node may leave them, are passed over."""
     done = DoneList(spool, '1.0')
     done.deliver([1], stage(spool, [1]))
-    with open(spool.path('done', '1.0'), 'ab') as file:
+    with Path(spool.path('done', '1.0')).open('ab') as file:
         file.write(b'\0' * 100 + b'\xff')
     assert done.resume(2) == {1}
     assert done.read()[2] == 2

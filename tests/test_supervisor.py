@@ -34,8 +34,7 @@ def run(program: str, folder: Path) -> str:
 
 
 def test_a_signal_right_after_the_fork(tmp_path: Path) -> None:
-    """A child that is terminated before it has done anything dies of that; its supervisor does
-    not take the signal for its own."""
+    """A child that is terminated at once dies; its supervisor does not take that for its own."""
     program = """
 for _ in range(100):
     child = Child(context)
@@ -77,8 +76,7 @@ crew.close()
 
 
 def test_the_supervisors_pipes_end_with_it(tmp_path: Path) -> None:
-    """Whoever reads from a supervisor learns of its death at once, also while its call, or what
-    the call has left behind, lives on."""
+    """Whoever reads from a supervisor learns of its death though its call lives on."""
     gate = tmp_path / 'gate'
     # What the child prints to is no pipe, as on the login node.
     program = 'import os\nout = os.dup(1); os.dup2(os.open(os.devnull, os.O_RDWR), 1)\n' + PROLOGUE
@@ -102,9 +100,10 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 
 def test_a_kill_that_comes_too_late() -> None:
-    """A child that dies of a kill after the call has ended takes no other call along: it has
-    begun none. Any other death between two calls is the next one's, so that it cannot repeat
-    for ever."""
+    """A child that dies of a kill after the call has ended takes no other call along.
+
+    Any other death between two calls is the next one's, so that it cannot repeat for ever.
+    """
     child = Child.__new__(Child)
     child.page, child.busy, child.waiting = Page(1), True, [11, 12]
     child.killed = 10

@@ -22,6 +22,7 @@ from helpers import (
     is_gone,
     member,
     outcomes,
+    python_command,
     read_items,
     read_messages,
     slurm_variables,
@@ -47,6 +48,22 @@ def start(bench: Bench, entry: str) -> Callable[..., subprocess.Popen[bytes]]:
     def start(**slurm: Any) -> subprocess.Popen[bytes]:
         command = [sys.executable, entry, 'task', bench.spool.folder, '1']
         return bench.start(command, slurm_variables(**slurm))
+
+    return start
+
+
+@pytest.fixture
+def start_quick(bench: Bench) -> Callable[..., subprocess.Popen[bytes]]:
+    """Starts a worker that looks about more often, and loses patience sooner."""
+    program = """
+from slurm_futures.remote import supervisor, task
+supervisor.TERM_PATIENCE = supervisor.KILL_PATIENCE = 0.5
+task.CONTROL_INTERVALS = (0.1, 0.1)
+sys.exit(task.main(sys.argv[1], 1))
+"""
+
+    def start(**slurm: Any) -> subprocess.Popen[bytes]:
+        return bench.start(python_command(program, bench.spool.folder), slurm_variables(**slurm))
 
     return start
 
@@ -183,8 +200,7 @@ def test_each_call_gets_its_own_outcome(bench: Bench, start: Start) -> None:
 
 
 def test_exceptions_come_back(bench: Bench, start: Start) -> None:
-    """An exception has its own type and the lines of the user's code; one that cannot travel
-    leaves its text."""
+    """An exception has its type and the user's lines; one that cannot travel leaves its text."""
 
     def raise_unpicklable() -> None:
         raise Unpicklable
@@ -244,7 +260,7 @@ def test_array_tasks_run_their_own_ranges(bench: Bench, start: Start) -> None:
         ('100', 1, '102'),
         ('100', 2, '103'),
     }
-    assert sorted(os.listdir(bench.spool.path('claims'))) == ['1.0', '1.1', '1.2']
+    assert sorted(listed(bench.spool, 'claims')) == ['1.0', '1.1', '1.2']
 
 
 def test_a_call_that_cannot_begin(bench: Bench, start: Start) -> None:
@@ -312,8 +328,7 @@ def test_calls_see_a_fresh_interpreter(bench: Bench, start: Start) -> None:
 
 
 def test_printed_text_disturbs_nothing(bench: Bench, start: Start) -> None:
-    """Text from Python, from descriptors and from programs goes to the logs, and each call's
-    part of them is known."""
+    """Text goes to the logs, wherever it comes from, and each call's part of them is known."""
 
     def print_much(name: str) -> None:
         print(f'{name} prints', end='')
@@ -355,8 +370,7 @@ def test_calls_that_close_their_streams(bench: Bench, start: Start) -> None:
 
 
 def test_a_call_that_closes_everything(bench: Bench, start: Start, gate: Gate) -> None:
-    """A call that closes all descriptors, as daemons do, fails alone; nobody waits in a busy
-    loop meanwhile."""
+    """A call that closes all descriptors, as daemons do, fails alone; nobody spins meanwhile."""
 
     def close_all(gate: Gate) -> None:
         os.closerange(3, 1000)
@@ -470,8 +484,7 @@ def test_an_exception_does_not_count_after_sigterm(bench: Bench, start: Start, g
 
 @pytest.mark.parametrize('first', ['call', 'worker'])
 def test_sigterm_to_all_processes(bench: Bench, start: Start, gate: Gate, first: str) -> None:
-    """Slurm sends SIGTERM to all of a job's processes, in any order: a call that dies of it has
-    no outcome."""
+    """A call that dies of Slurm's SIGTERM has no outcome, whichever process gets it first."""
     bench.write_calls((add, (1, 1)), (wait_at, (gate,)), (add, (2, 2)))
     process = start()
     gate.await_arrival()
@@ -506,10 +519,10 @@ def test_a_call_that_raises_on_sigterm(bench: Bench, start: Start, record: Recor
     assert kinds(bench) == {}
 
 
-def test_a_call_that_terminates_itself(bench: Bench, start: Start) -> None:
+def test_a_call_that_terminates_itself(bench: Bench, start_quick: Start) -> None:
     """A call that dies of SIGTERM while its job does not get one is blamed, after a while."""
     bench.write_calls((kill_self, (signal.SIGTERM,)), (add, (1, 1)))
-    assert start().wait(60) == 1
+    assert start_quick().wait(60) == 1
     item, _ = outcomes(bench.spool)[10]
     assert (item['kind'], item['signal']) == ('died', signal.SIGTERM)
     assert values(bench) == {11: 2}
@@ -542,22 +555,22 @@ def test_signals_are_passed_on(bench: Bench, start: Start, record: Record, name:
 # ---- cancel and kill
 
 
-def test_cancelled_calls_are_left_out(bench: Bench, start: Start, gate: Gate) -> None:
+def test_cancelled_calls_are_left_out(bench: Bench, start_quick: Start, gate: Gate) -> None:
     """Calls that are cancelled before the task starts, or while another runs, never begin."""
     calls = [(wait_at, (gate,)), (add, (1, 1)), (add, (2, 2)), (add, (3, 3))]
     bench.write_calls(*calls)
     bench.order('cancel', 11)
-    process = start()
+    process = start_quick()
     gate.await_arrival()
     bench.order('cancel', 13)
-    time.sleep(1.1)  # the worker looks at the file once a second
+    time.sleep(0.3)  # the worker looks at the file every 0.1 s
     gate.open()
     assert process.wait(60) == 0
     assert kinds(bench) == {10: 'value', 11: 'cancelled', 12: 'value', 13: 'cancelled'}
     assert ran(bench) == [10, 12]
 
 
-def test_kill_ends_one_call(bench: Bench, start: Start, gate: Gate) -> None:
+def test_kill_ends_one_call(bench: Bench, start_quick: Start, gate: Gate) -> None:
     """A call that is killed ends, with what it started; the next one runs."""
 
     def start_and_wait(gate: Gate) -> None:
@@ -565,7 +578,7 @@ def test_kill_ends_one_call(bench: Bench, start: Start, gate: Gate) -> None:
         gate.pass_through()
 
     bench.write_calls((start_and_wait, (gate,)), (add, (1, 1)))
-    process = start()
+    process = start_quick()
     gate.await_arrival()
     (child,) = children(process.pid)
     (grandchild,) = children(child)
@@ -577,7 +590,7 @@ def test_kill_ends_one_call(bench: Bench, start: Start, gate: Gate) -> None:
     assert wait_for(lambda: is_gone(grandchild))
 
 
-def test_kill_by_force(bench: Bench, start: Start, gate: Gate) -> None:
+def test_kill_by_force(bench: Bench, start_quick: Start, gate: Gate) -> None:
     """A call that ignores SIGTERM is ended all the same."""
 
     def ignore(gate: Gate) -> None:
@@ -585,7 +598,7 @@ def test_kill_by_force(bench: Bench, start: Start, gate: Gate) -> None:
         gate.pass_through()
 
     bench.write_calls((ignore, (gate,)), (add, (1, 1)))
-    process = start()
+    process = start_quick()
     gate.await_arrival()
     bench.order('kill', 10)
     assert process.wait(60) == 1
@@ -594,9 +607,8 @@ def test_kill_by_force(bench: Bench, start: Start, gate: Gate) -> None:
     assert values(bench) == {11: 2}
 
 
-def test_kill_harms_no_other_call(bench: Bench, start: Start, record: Record) -> None:
-    """A call that finishes in spite of being killed has its value; the next one runs in another
-    process, which nobody is about to kill."""
+def test_kill_harms_no_other_call(bench: Bench, start_quick: Start, record: Record) -> None:
+    """A call that finishes in spite of being killed has its value, and the next one is safe."""
 
     def finish(record: Record) -> int:
         got: list[int] = []
@@ -607,7 +619,7 @@ def test_kill_harms_no_other_call(bench: Bench, start: Start, record: Record) ->
         return os.getpid()
 
     bench.write_calls((finish, (record,)), (os.getpid, ()))
-    process = start()
+    process = start_quick()
     wait_for(record.lines)
     bench.order('kill', 10)
     assert process.wait(60) == 0
@@ -615,7 +627,7 @@ def test_kill_harms_no_other_call(bench: Bench, start: Start, record: Record) ->
     assert values(bench)[10] != values(bench)[11]
 
 
-def test_an_exception_from_a_kill(bench: Bench, start: Start, record: Record) -> None:
+def test_an_exception_from_a_kill(bench: Bench, start_quick: Start, record: Record) -> None:
     """A call that raises when it is killed was killed: that is what its future is to say."""
 
     def handle(record: Record) -> None:
@@ -624,7 +636,7 @@ def test_an_exception_from_a_kill(bench: Bench, start: Start, record: Record) ->
         time.sleep(60)
 
     bench.write_calls((handle, (record,)), (add, (1, 1)))
-    process = start()
+    process = start_quick()
     wait_for(record.lines)
     bench.order('kill', 10)
     assert process.wait(60) == 1
@@ -634,7 +646,7 @@ def test_an_exception_from_a_kill(bench: Bench, start: Start, record: Record) ->
 def test_a_missing_cancel_file(bench: Bench, start: Start) -> None:
     """Trouble with the cancel file does not end the calls."""
     bench.write_calls((add, (1, 1)))
-    os.unlink(bench.spool.path('calls', '1.cancel'))
+    Path(bench.spool.path('calls', '1.cancel')).unlink()
     assert start().wait(60) == 0
     assert values(bench) == {10: 2}
 
@@ -664,26 +676,27 @@ def test_a_restart_runs_what_is_left(
 
 
 def test_a_restart_when_all_is_done(bench: Bench, start: Start, record: Record) -> None:
-    """A task that is started again after its last outcome runs nothing, though the client has
-    taken the outcomes away."""
+    """A task that is started again after its last outcome runs nothing.
+
+    Though the client has taken the outcomes away.
+    """
     bench.write_calls((note, (record, 'once')))
     assert start().wait(60) == 0
-    for name in os.listdir(bench.spool.path('new')):
-        os.unlink(bench.spool.path('new', name))
+    for name in listed(bench.spool, 'new'):
+        Path(bench.spool.path('new', name)).unlink()
     assert start(restart=1).wait(60) == 0
     assert record.lines() == ['once']
     assert outcomes(bench.spool) == {}
     assert member(bench.spool, 'ended') == [{'code': 0, 'term': False, 'delivered': 0}]
 
 
-def test_an_older_copy_stops(bench: Bench, start: Start, gate: Gate, record: Record) -> None:
-    """The copy of a task on a node that Slurm has given up finishes its call, and starts no
-    other once it has seen that the task was started again."""
+def test_an_older_copy_stops(bench: Bench, start_quick: Start, gate: Gate, record: Record) -> None:
+    """A task's copy on a lost node starts no call once it has seen that there is a newer one."""
     bench.write_calls((wait_at, (gate,)), (note, (record, 'second')))
-    process = start()
+    process = start_quick()
     gate.await_arrival()
     assert DoneList(bench.spool, '1.0').resume(1) == set()
-    time.sleep(1.1)  # it looks once a second
+    time.sleep(0.3)  # it looks every 0.1 s
     gate.open()
     assert process.wait(60) == 0
     assert kinds(bench) == {10: 'value'}
@@ -692,8 +705,10 @@ def test_an_older_copy_stops(bench: Bench, start: Start, gate: Gate, record: Rec
 
 @pytest.mark.parametrize('owner', ['job:99', REVOKED])
 def test_a_task_that_is_taken(bench: Bench, start: Start, record: Record, owner: str) -> None:
-    """Where another job has claimed the task, this one names it and ends; where the client has
-    revoked it, it just ends. Either way nothing runs."""
+    """A task that another job has claimed, or the client revoked, does not run.
+
+    In the first case it names the owner; in the second it just ends.
+    """
     bench.write_calls((note, (record, 'ran')))
     bench.spool.claim('1.0', owner)
     assert start().wait(60) == 0

@@ -7,6 +7,7 @@ because a worker need not be able to import the tests.
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -52,7 +53,8 @@ class Gate:
     @property
     def shell(self) -> str:
         """A command line for bash that does what `pass_through` does."""
-        return f'touch "{self._path}.at-"; until [ -e "{self._path}" ]; do sleep {PAUSE_S}; done'
+        at, path = shlex.quote(f'{self._path}.at-'), shlex.quote(self._path)
+        return f'touch {at}; until [ -e {path} ]; do sleep {PAUSE_S}; done'
 
 
 class Record:

@@ -59,6 +59,7 @@ class Agent:
         self._watching = asyncio.Event()
         self._news_at = time.monotonic()
         self._silent = 0.0
+        self._unwanted = False
         self._closing = False
 
     async def run(self) -> None:
@@ -183,8 +184,10 @@ class Agent:
                 large = self._spawn(self._send_large(header, _pieces(path, start)))
                 self._large.add(large)
                 large.add_done_callback(self._large.discard)
-        except FileNotFoundError:  # acknowledged between the scan and now
+        except OSError:  # acknowledged between the scan and now; or to be tried again
             self._sent.discard(name)
+        except ValueError as error:  # nobody's message: left for a person to look at
+            print(error, file=sys.stderr)
 
     async def _send_large(self, header: Header, pieces: AsyncIterator[bytes]) -> None:
         try:
@@ -247,6 +250,12 @@ class Agent:
             if await pool.drop(header['call']):
                 return
 
+    async def on_got(self, header: Header, _body: bytes) -> None:
+        """Let workers forget the outcomes of login calls, which the client has recorded."""
+        for pool in self._pools.values():
+            for call in header['calls']:
+                await pool.confirm(call)
+
     async def on_owner(self, header: Header, _body: bytes) -> Header:
         """Say who has claimed a login call, and whether that process lives."""
         name = f'call-{header["call"]}'
@@ -269,7 +278,9 @@ class Agent:
             return {'kind': 'refused', 'stderr': f'{error}{where}'}
         self._news_at = time.monotonic()
         reply = _facts(await self._queue.submit(path, header['options'], header['cwd']))
-        if reply['kind'] == 'submitted':
+        if self._unwanted and reply['job_id']:  # the client has gone, with Ctrl-C
+            await self._queue.cancel([reply['job_id']], reply['cluster'])
+        elif reply['kind'] == 'submitted':
             submitted = {'batch': header['batch'], 'submitted': reply['job_id']}
             submitted.update(token=header['token'], cluster=reply['cluster'])
             try:
@@ -353,6 +364,7 @@ class Agent:
 
     async def on_close(self, header: Header, _body: bytes) -> Header:
         """End the login workers; remove the run's folder, but for logs that may be wanted."""
+        self._unwanted = header['remove']
         for pool in self._pools.values():
             await pool.close()
         if header['remove']:

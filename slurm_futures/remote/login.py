@@ -1,9 +1,9 @@
 """A warm worker on the login node: runs functions and commands that the agent hands it.
 
-It takes one call at a time from the agent on stdin and reports on stdout. When the agent goes
-away, the call under way is finished and its outcome goes into the spool, where the next agent
-finds it. A call is claimed before it is started, so that it starts at most once however often it
-is sent.
+It takes one call at a time from the agent on stdin and reports on stdout. An outcome is kept until
+the client has got it. When the agent goes away, the call under way is finished, and what the
+client may not have got goes into the spool, where the next agent finds it. A call is claimed
+before it is started, so that it starts at most once however often it is sent.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from typing import List, Optional
+from typing import Dict, List, Optional
 
 from .child import Context, Outcome, log_sizes
 from .protocol import LARGE, Header, Inbox, encode
@@ -20,6 +20,10 @@ from .supervisor import Crew, Signals, wait
 
 LEASE_INTERVAL = 10.0
 """Seconds between two moves of the lease of a call under way."""
+
+
+RECEIPT_PATIENCE = 5.0
+"""Seconds that the client has to confirm an outcome: an agent that is stopped passes nothing on."""
 
 
 class LoginWorker:
@@ -37,7 +41,8 @@ class LoginWorker:
         self._header: Header = {'host': os.uname().nodename, 'pid': os.getpid(), 'logs': logs}
         self._owner = process_identity(os.getpid())
         self._inbox = Inbox()
-        self._waiting: List[Outcome] = []
+        self._unconfirmed: Dict[int, Outcome] = {}
+        self._unconfirmed_until: Optional[float] = None
         self._lease = 0
         self._lease_at: Optional[float] = None
         self._signals = Signals((signal.SIGTERM, signal.SIGHUP))
@@ -51,17 +56,22 @@ class LoginWorker:
             for number in self._signals.read():
                 if number == signal.SIGTERM:
                     self._crew.close()
+                    self._post_unconfirmed()
                     return
             for outcome in self._crew.outcomes():
                 self._on_outcome(outcome)
             self._move_lease()
+            if _is_due(self._unconfirmed_until):
+                self._post_unconfirmed()
         self._crew.close()
+        self._post_unconfirmed()
 
     def _wait(self) -> None:
         agent = [] if self._agent is None else [self._agent]
-        times = [t for t in (self._crew.deadline(), self._lease_at) if t is not None]
+        times = (self._crew.deadline(), self._lease_at, self._unconfirmed_until)
+        until = min((t for t in times if t is not None), default=None)
         sources = [*agent, self._signals.descriptor, *self._crew.descriptors()]
-        if self._agent in wait(sources, min(times, default=None)) and self._agent is not None:
+        if self._agent in wait(sources, until) and self._agent is not None:
             data = os.read(self._agent, LARGE)
             if not data:
                 self._agent = None
@@ -72,6 +82,11 @@ class LoginWorker:
         call = command['call']
         if command['do'] == 'kill':
             self._crew.kill(call)
+            return
+        if command['do'] == 'got':
+            self._unconfirmed.pop(call, None)
+            if not self._unconfirmed:
+                self._unconfirmed_until = None
             return
         owner = self._spool.claim(f'call-{call}', self._owner)
         if owner != self._owner:
@@ -92,27 +107,39 @@ class LoginWorker:
         if 'file' in item:
             self._spool.deliver(item['file'])
             self._tell({'event': 'delivered', 'call': item['call'], 'file': item['file']})
-        elif not self._tell(item, body):
-            self._spool.post('login', dict(self._header, items=[item]), [body])
+            return
+        self._unconfirmed[item['call']] = outcome
+        if self._unconfirmed_until is None:
+            self._unconfirmed_until = time.monotonic() + RECEIPT_PATIENCE
+        self._tell(item, body)
 
-    def _tell(self, header: Header, body: bytes = b'') -> bool:
-        """Send a message to the agent; return False if it is gone."""
+    def _post_unconfirmed(self) -> None:
+        """Put what the client may not have got into the spool; a second copy does no harm."""
+        for item, body in self._unconfirmed.values():
+            self._spool.post('login', dict(self._header, items=[item]), [body])
+        self._unconfirmed.clear()
+        self._unconfirmed_until = None
+
+    def _tell(self, header: Header, body: bytes = b'') -> None:
+        """Send a message to the agent, if it is there."""
         data = memoryview(encode(header, body))
         try:
             while data:
                 data = data[os.write(self._answers, data) :]
         except BrokenPipeError:
             self._agent = None
-            return False
-        return True
 
     def _move_lease(self) -> None:
         """Show other hosts that the call under way has an owner who is alive."""
-        if self._lease_at is None or time.monotonic() < self._lease_at:
+        if not _is_due(self._lease_at):
             return
         self._lease += 1
         self._lease_at = time.monotonic() + LEASE_INTERVAL
         self._spool.write('claims', f'call-{self._crew.call}.lease', [b'%d' % self._lease])
+
+
+def _is_due(when: Optional[float]) -> bool:
+    return when is not None and time.monotonic() >= when
 
 
 def process_identity(pid: int) -> str:

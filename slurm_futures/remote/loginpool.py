@@ -72,6 +72,11 @@ class _Worker:
             'text': text,
         }
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether nothing can be sent to it any more."""
+        return self.process.stdin is None or self.process.stdin.closed
+
     def close(self) -> None:
         """Let the worker end once it has nothing to do."""
         if self.idle_timer:
@@ -91,6 +96,7 @@ class LoginPool:
         self._waiting: Deque[Message] = collections.deque()
         self._workers: Dict[_Worker, asyncio.Task[None]] = {}
         self._idle: List[_Worker] = []
+        self._unconfirmed: Dict[int, _Worker] = {}
         self._started = 0
 
     async def add(self, call: Header, body: bytes) -> None:
@@ -109,6 +115,15 @@ class LoginPool:
                 await worker.stream.send({'do': 'kill', 'call': call})
                 return True
         return False
+
+    async def confirm(self, call: int) -> None:
+        """Let the worker forget the outcome of a call, which the client has."""
+        worker = self._unconfirmed.pop(call, None)
+        if worker is not None and not worker.is_closed:
+            try:
+                await worker.stream.send({'do': 'got', 'call': call})
+            except OSError:
+                pass  # it has died, and everything with it
 
     async def _dispatch(self) -> None:
         while self._waiting:
@@ -161,6 +176,8 @@ class LoginPool:
             worker.child = header.pop('child')
             await self._report(header, body)
             return
+        if event == 'outcome':
+            self._unconfirmed[header['call']] = worker
         worker.call = worker.child = None
         self._idle.append(worker)
         loop = asyncio.get_running_loop()
