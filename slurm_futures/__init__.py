@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from slurm_futures.config import ExecutorConfig
 from slurm_futures.errors import (
     AuthenticationFailed,
     CallLost,
@@ -26,7 +27,6 @@ from slurm_futures.errors import (
     WorkerDied,
 )
 from slurm_futures.executor import SlurmExecutor
-from slurm_futures.config import ExecutorConfig
 from slurm_futures.futures import JobFuture
 from slurm_futures.remote.states import JobState
 from slurm_futures.resources import Resources

@@ -147,7 +147,7 @@ class Connection:
     def _open(self) -> None:
         try:
             self._opened.append(open_line(self._recipe))
-        except BaseException as error:  # noqa: BLE001 - the polling thread gets it
+        except BaseException as error:
             self._opened.append(error)
         if self._closed:
             self._close_opened()

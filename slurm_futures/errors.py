@@ -61,7 +61,6 @@ __all__ = [
     'WorkerDied',
 ]
 
-# ruff: noqa: N818 - the names say what happened; an Error at their end would add nothing
 
 _TAIL_LINES = 20
 _TAIL_CHARACTERS = 4000

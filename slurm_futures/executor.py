@@ -177,7 +177,7 @@ class SlurmExecutor(Executor):
         try:
             function = payload.dump_function(fn)
             arguments = payload.dump_arguments(args, kwargs)
-        except Exception as error:  # noqa: BLE001 - what pickling raises belongs to this call
+        except Exception as error:
             future = self._core.new_future(self._scope)
             self._core.refuse(future, error)
             return future
@@ -332,7 +332,7 @@ class SlurmExecutor(Executor):
 
     def shutdown(
         self,
-        wait: bool = True,  # noqa: FBT001, FBT002 - as in Executor
+        wait: bool = True,
         *,
         cancel_futures: bool = False,
     ) -> None:

@@ -34,7 +34,7 @@ def pickle_calls(
             if function is None:
                 function = payload.dump_function(fn)
             work.add(future, function, payload.dump_arguments(args, {}))
-        except Exception as error:  # noqa: BLE001, PERF203 - it belongs to this call alone
+        except Exception as error:
             refuse(future, error)
 
 

@@ -91,7 +91,7 @@ class Ledger:
             else:
                 self.fail(entry, outcome_error(entry.work, item, body))
                 return
-        except BaseException as error:  # noqa: BLE001 - unpickling runs anybody's code
+        except BaseException as error:
             if hasattr(error, 'add_note'):  # since Python 3.11
                 error.add_note(_cannot_load(entry.work))
             self.fail(entry, error)

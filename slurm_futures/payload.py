@@ -126,7 +126,7 @@ def _rebuild(item: Mapping[str, Any], data: bytes, host: str) -> BaseException:
     if data:
         try:
             error = load_value(data)
-        except BaseException as broken:  # noqa: BLE001 - user code runs here, in the polling thread
+        except BaseException as broken:
             why = f'could not be rebuilt here ({type(broken).__name__}: {broken})'
         else:
             if isinstance(error, BaseException):

@@ -192,7 +192,9 @@ def user_script(
         setup=_setup(setup, env or {}),
         command=shlex.join(command),
         signals=_FORWARDED,
-        on_term='kill -s TERM "$sf_child" 2>/dev/null' if _warns_by_term(signal_option or '') else ':',
+        on_term='kill -s TERM "$sf_child" 2>/dev/null'
+        if _warns_by_term(signal_option or '')
+        else ':',
     )
     return head + _HEAD.format(folder=shlex.quote(folder), batch=batch) + body
 

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import Bench
 
 from cluster.client import Control
 from cluster.layout import ClusterError
+from helpers import Bench
 from slurm_futures import SlurmExecutor, bundle
 from slurm_futures.remote import library
 

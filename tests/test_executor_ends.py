@@ -268,9 +268,7 @@ except KeyboardInterrupt:
     assert no_jobs()
 
 
-def test_ctrl_c_before_slurm_has_answered(
-    run: Callable[..., Program], work_dir: Path
-) -> None:
+def test_ctrl_c_before_slurm_has_answered(run: Callable[..., Program], work_dir: Path) -> None:
     """A job that sbatch is only just submitting is cancelled all the same, however slow it is."""
     at_sbatch = Gate(work_dir / 'sbatch-gate')
     stub = Stub(work_dir, 'sbatch', f'{at_sbatch.shell}; exec "$real" "$@"')
@@ -424,7 +422,9 @@ except RuntimeError as error:
     say(error)
 """
     # The block is left after detach(), and does not wait.
-    detach = 'say("ready"); Gate(folder + "/go").pass_through()\nwith executor:\n    executor.detach()\n'
+    detach = (
+        'say("ready"); Gate(folder + "/go").pass_through()\nwith executor:\n    executor.detach()\n'
+    )
     program = run(WORK + detach + text)
     assert program.line() == 'ready'
     helpers = program.helpers()

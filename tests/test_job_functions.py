@@ -17,8 +17,6 @@ from typing import Any
 
 import cloudpickle
 import pytest
-from stubs import Stub, other_python
-from waiting import Gate, Record, has_ended
 
 from cluster.client import Control
 from cluster.processes import eventually
@@ -33,6 +31,8 @@ from slurm_futures import (
     SubmitError,
     WorkerDied,
 )
+from stubs import Stub, other_python
+from waiting import Gate, Record, has_ended
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 

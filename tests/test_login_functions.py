@@ -18,10 +18,8 @@ from typing import Any, NoReturn
 
 import cloudpickle
 import pytest
-from helpers import find_python
-from stubs import other_python, write_program
-from waiting import Gate, Record, has_ended
 
+from helpers import find_python
 from slurm_futures import (
     ConnectionFailed,
     JobCancelled,
@@ -31,6 +29,8 @@ from slurm_futures import (
     SlurmExecutor,
     WorkerDied,
 )
+from stubs import other_python, write_program
+from waiting import Gate, Record, has_ended
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
@@ -196,9 +196,7 @@ def test_exception_that_cannot_be_rebuilt(executor: SlurmExecutor) -> None:
     def fail(kind: type[Exception], *args: Any) -> None:
         raise kind(*args)
 
-    with pytest.raises(
-        RemoteError, match='NeedsTwoError: 1 and 2 .*not be rebuilt'
-    ):
+    with pytest.raises(RemoteError, match='NeedsTwoError: 1 and 2 .*not be rebuilt'):
         executor.submit(fail, NeedsTwoError, 1, 2).result()
     with pytest.raises(RemoteError, match='UnpicklableError: it holds a lock') as caught:
         executor.submit(fail, UnpicklableError).result()

@@ -10,9 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from waiting import Gate, has_ended
 
 from slurm_futures import CommandFailed, SlurmExecutor
+from waiting import Gate, has_ended
 
 
 def test_text_goes_to_a_shell(executor: SlurmExecutor) -> None:

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from waiting import Gate, has_ended
 
 from cluster.processes import eventually
 from slurm_futures import (
@@ -22,6 +21,7 @@ from slurm_futures import (
     SlurmExecutor,
     SubmitError,
 )
+from waiting import Gate, has_ended
 
 
 @pytest.fixture

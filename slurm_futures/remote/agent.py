@@ -345,7 +345,7 @@ class Agent:
         return {}
 
     async def on_tail(self, header: Header, _body: bytes) -> Header:
-        """Read a part of a log file: from ``start`` to ``end``, of that the last ``limit`` bytes."""
+        """Read a log file from ``start`` to ``end``, of that the last ``limit`` bytes."""
         return await _thread(_tail, header)
 
     async def on_python(self, header: Header, _body: bytes) -> Header:

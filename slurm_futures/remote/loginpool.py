@@ -33,10 +33,10 @@ class _Worker:
 
     def __init__(self, launch: Launch, python: str, name: str) -> None:
         self._error_log = launch.spool.path('logs', f'{name}.err')
+        sys_path = json.dumps(launch.sys_path)
         with open(self._error_log, 'ab') as log:
             self.process = subprocess.Popen(
-                [python, launch.entry, 'login', launch.spool.folder, name]
-                + [json.dumps(launch.sys_path)],
+                [python, launch.entry, 'login', launch.spool.folder, name, sys_path],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,

@@ -104,11 +104,18 @@ def _rpcs() -> dict[str, int]:
 def _rpc_row(before: dict[str, int], calls: int) -> Row:
     after = _rpcs()
     grown = {name: after[name] - before.get(name, 0) for name in after}
-    client = {n: c for n, c in grown.items() if c and not n.startswith(('MESSAGE_NODE', 'REQUEST_PING'))}
+    client = {
+        n: c for n, c in grown.items() if c and not n.startswith(('MESSAGE_NODE', 'REQUEST_PING'))
+    }
     steps = sum(count for name, count in client.items() if 'STEP' in name and 'BATCH' not in name)
     note = ', '.join(f'{name} {count}' for name, count in sorted(client.items()))
-    return Row('  controller RPCs per 1,000 calls', sum(client.values()) * 1000 / calls, '', None,
-               f'step RPCs {steps}; {note}')
+    return Row(
+        '  controller RPCs per 1,000 calls',
+        sum(client.values()) * 1000 / calls,
+        '',
+        None,
+        f'step RPCs {steps}; {note}',
+    )
 
 
 def array_of_calls(work_dir: str, rounds: int) -> list[Row]:
@@ -155,4 +162,6 @@ def _most_files(_ex: SlurmExecutor, work_dir: str, action: Callable[[], object])
     run = max(runs.iterdir(), key=lambda path: path.stat().st_mtime)
     files = sum(1 for path in run.rglob('*') if not path.is_dir())
     tasks = SWEEP // CHUNK
-    return Row('  files a task in the spool', files / tasks, '', 10, f'{files} files, {tasks} tasks')
+    return Row(
+        '  files a task in the spool', files / tasks, '', 10, f'{files} files, {tasks} tasks'
+    )

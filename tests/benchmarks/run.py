@@ -1,6 +1,6 @@
 """Measures what slurm_futures costs, as ratios within one run on one machine, and prints a table.
 
-Usage, as an ordinary user on a machine where Slurm answers (tests/cluster/cluster.py brings one up)::
+Usage, as an ordinary user where Slurm answers (tests/cluster/cluster.py brings one up)::
 
     python tests/benchmarks/run.py [--work-dir DIR] [--rounds N] [NAME ...]
 
