@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from helpers import PATIENCE, find_python, is_gone, wait_for
+from helpers import PATIENCE, find_python, is_gone, listed, wait_for
 from slurm_futures import payload
 from slurm_futures.errors import ConnectionFailed
 from slurm_futures.line import Recipe, open_line
@@ -24,6 +24,7 @@ from slurm_futures.transports.local import LocalTransport
 
 
 def recipe(work_dir: Path | str, python_cmd: str = sys.executable, setup: str = '') -> Recipe:
+    """Return how to start an agent on this machine."""
     config = {
         'run': 'run1',
         'work_dir': str(work_dir),
@@ -52,11 +53,15 @@ class Client:
             b''.join(frames(self._sent, {'do': do, 'id': self._sent, **header}, body))
         )
         while data:
-            try:
-                data = data[self.line.stream.send(data) :]
-            except BlockingIOError:
-                select.select([], [self.line.stream.write_fileno()], [], PATIENCE)
+            data = data[self._send(data) :]
         return self._sent
+
+    def _send(self, data: memoryview) -> int:
+        try:
+            return self.line.stream.send(data)
+        except BlockingIOError:
+            time.sleep(0.005)
+            return 0
 
     def ask(self, do: str, body: bytes = b'', **header: Any) -> tuple[dict[str, Any], bytes]:
         """Return the reply to a request."""
@@ -91,13 +96,14 @@ class Client:
     def call(self, number: int, function: Callable[..., Any], *args: Any, **more: Any) -> None:
         """Send a call for a login worker."""
         parts = payload.dump_function(function), payload.dump_arguments(args, {})
-        header = {'do_kind': 'call', 'call': number, 'cwd': '/', 'python': None, **more}
+        header: dict[str, Any] = {'do_kind': 'call', 'call': number, 'cwd': '/', 'python': None}
+        header.update(more)
         self.tell('call', b''.join(parts), sizes=[len(part) for part in parts], **header)
 
     def command(self, number: int, argv: str | list[str]) -> None:
         """Send a command."""
-        header = {'cwd': '/', 'env': {}, 'timeout': None, 'has_input': False, 'argv': argv}
-        self.tell('call', do_kind='command', call=number, **header)
+        header: dict[str, Any] = {'cwd': '/', 'env': {}, 'timeout': None, 'has_input': False}
+        self.tell('call', do_kind='command', call=number, argv=argv, **header)
 
     def outcome(self, number: int) -> Any:
         """Return the value of a login call."""
@@ -387,29 +393,31 @@ def test_orders_about_tasks(connect: Connect) -> None:
 
 
 @pytest.mark.parametrize(
-    ('start', 'end', 'limit', 'found'),
+    ('span', 'found'),
     [
-        (0, None, 100, b'0123456789'),
-        (3, None, 100, b'3456789'),
-        (3, 5, 100, b'34'),
-        (0, None, 4, b'6789'),
-        (2, 8, 3, b'567'),
-        (5, 50, 100, b'56789'),
-        (50, None, 100, b''),
-        (5, 3, 100, b''),
+        ((0, None, 100), b'0123456789'),
+        ((3, None, 100), b'3456789'),
+        ((3, 5, 100), b'34'),
+        ((0, None, 4), b'6789'),
+        ((2, 8, 3), b'567'),
+        ((5, 50, 100), b'56789'),
+        ((50, None, 100), b''),
+        ((5, 3, 100), b''),
     ],
 )
-def test_tails(
-    connect: Connect, work_dir: Path, start: int, end: int | None, limit: int, found: bytes
-) -> None:
+def test_tails(connect: Connect, work_dir: Path, span: tuple[Any, ...], found: bytes) -> None:
     """Of a log one part is read, and of that no more than its end."""
     path = work_dir / 'log'
     path.write_bytes(b'0123456789')
-    span = {'start': start, 'end': end, 'limit': limit}
     client = connect()
-    assert client.ask('tail', path=str(path), **span)[1] == found
-    assert client.ask('tail', path=f'{path}.none', **span)[0]['missing'] is True
-    assert 'error' in client.ask('tail', path=str(work_dir), **span)[0]
+
+    def tail(path: str) -> tuple[dict[str, Any], bytes]:
+        start, end, limit = span
+        return client.ask('tail', path=path, start=start, end=end, limit=limit)
+
+    assert tail(str(path))[1] == found
+    assert tail(f'{path}.none')[0]['missing'] is True
+    assert 'error' in tail(str(work_dir))[0]
 
 
 def test_a_request_that_fails(connect: Connect) -> None:

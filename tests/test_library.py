@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -37,6 +38,7 @@ def python(version: str) -> str:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
+    """Return the sources in a folder by their relative paths."""
     return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob('*.py')}
 
 
@@ -134,7 +136,7 @@ def test_every_module_imports(entry: str, version: str) -> None:
 def test_a_task_runs(bench: Bench, entry: str, version: str) -> None:
     """A worker claims its task, runs calls and writes outcomes on each supported Python."""
     major, minor = map(int, version.split('.'))
-    calls = [(operator.add, (1, 2)), (operator.truediv, (1, 0)), (os.getcwd, ())]
+    calls: list[Any] = [(operator.add, (1, 2)), (operator.truediv, (1, 0)), (os.getcwd, ())]
     bench.write_calls(*calls, python=[major, minor])
     command = [python(version), '-W', 'error', entry, 'task', bench.spool.folder, '1']
     assert bench.start(command, slurm_variables()).wait(60) == 1

@@ -196,7 +196,7 @@ def test_exception_that_cannot_be_rebuilt(executor: SlurmExecutor) -> None:
     def fail(kind: type[Exception], *args: Any) -> None:
         raise kind(*args)
 
-    with pytest.raises(RemoteError, match='NeedsTwoError: 1 and 2 .*not be rebuilt'):
+    with pytest.raises(RemoteError, match=r'NeedsTwoError: 1 and 2 .*not be rebuilt'):
         executor.submit(fail, NeedsTwoError, 1, 2).result()
     with pytest.raises(RemoteError, match='UnpicklableError: it holds a lock') as caught:
         executor.submit(fail, UnpicklableError).result()

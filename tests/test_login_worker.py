@@ -21,6 +21,7 @@ from helpers import (
     Bench,
     children,
     is_gone,
+    listed,
     python_command,
     read_messages,
     wait_for,
@@ -70,9 +71,9 @@ class Worker:
     def command(self, number: int, argv: str | list[str], **more: Any) -> None:
         """Send a command."""
         body = more.pop('input', None)
-        defaults = {'cwd': str(self.cwd), 'env': {}, 'timeout': None, 'has_input': body is not None}
-        header = {'do': 'command', 'call': number, 'argv': argv}
-        self.tell({**header, **defaults, **more}, body or b'')
+        header: dict[str, Any] = {'do': 'command', 'call': number, 'argv': argv}
+        header.update(cwd=str(self.cwd), env={}, timeout=None, has_input=body is not None)
+        self.tell({**header, **more}, body or b'')
 
     def next(self, event: str) -> tuple[dict[str, Any], bytes]:
         """Return the next message, which must be this event."""
@@ -154,6 +155,7 @@ def gate(bench: Bench) -> Gate:
 
 
 def pass_through(gate: Gate) -> str:
+    """Called by workers: wait for the test."""
     gate.pass_through()
     return 'passed'
 

@@ -43,6 +43,7 @@ def cut(data: bytes, places: list[int]) -> Iterator[bytes]:
 
 
 def received(pieces: Iterator[bytes]) -> list[Message]:
+    """Return the messages that come out of a stream."""
     inbox = Inbox()
     return [message for piece in pieces for message in inbox.feed(piece)]
 

@@ -86,7 +86,7 @@ def test_removing_a_run(spool: Spool) -> None:
     spool.post('1.0', {})
     Path(spool.path('logs', '1_0.err')).write_text('words')
     spool.remove(keep_logs=True)
-    assert os.listdir(spool.folder) == ['logs']
+    assert [path.name for path in Path(spool.folder).iterdir()] == ['logs']
     spool.create()
     spool.remove(keep_logs=False)
     assert not Path(spool.folder).exists()

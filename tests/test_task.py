@@ -20,6 +20,7 @@ from helpers import (
     Bench,
     children,
     is_gone,
+    listed,
     member,
     outcomes,
     python_command,
@@ -87,45 +88,52 @@ def record(bench: Bench) -> Record:
 
 
 def add(a: int, b: int) -> int:
+    """Return a value."""
     return a + b
 
 
 def fail(error: BaseException) -> None:
+    """Raise an exception."""
     raise error
 
 
 def note(record: Record, line: str) -> str:
+    """Leave a trace."""
     record.add(line)
     return line
 
 
 def wait_at(gate: Gate, name: str = '') -> str:
+    """Wait for the test."""
     gate.pass_through(name)
     return 'passed'
 
 
 def fail_at(gate: Gate) -> None:
+    """Raise an exception when the test says so."""
     gate.pass_through()
     raise ValueError('too late')
 
 
 def read_null() -> None:
+    """Make a segmentation fault."""
     ctypes.string_at(0)
 
 
 def kill_self(number: int) -> None:
+    """Die of a signal."""
     os.kill(os.getpid(), number)
     time.sleep(60)
 
 
-class Unprintable(Exception):
+class UnprintableError(Exception):
     """Its text cannot be had."""
 
     def __str__(self) -> str:
         raise RuntimeError('no text')
 
 
-class Unpicklable(Exception):
+class UnpicklableError(Exception):
     """It cannot travel."""
 
     def __init__(self) -> None:
@@ -142,6 +150,7 @@ def values(bench: Bench) -> dict[int, Any]:
 
 
 def kinds(bench: Bench) -> dict[int, str]:
+    """Return what kind of outcome each call has."""
     return {call: item['kind'] for call, (item, _) in outcomes(bench.spool).items()}
 
 
@@ -169,8 +178,8 @@ def test_each_call_gets_its_own_outcome(bench: Bench, start: Start) -> None:
         (read_null, ()),
         (kill_self, (signal.SIGKILL,)),
         (fail, (KeyboardInterrupt(),)),
-        (fail, (Unprintable(),)),
-        (Unpicklable, ()),
+        (fail, (UnprintableError(),)),
+        (UnpicklableError, ()),
         (add, (3, 4)),
     )
     assert start().wait(60) == 1
@@ -191,7 +200,7 @@ def test_each_call_gets_its_own_outcome(bench: Bench, start: Start) -> None:
         12: ('result', 'builtins.TypeError'),
         13: ('run', 'builtins.SystemExit'),
         17: ('run', 'builtins.KeyboardInterrupt'),
-        18: ('run', f'{__name__}.Unprintable'),
+        18: ('run', f'{__name__}.UnprintableError'),
         19: ('result', 'builtins.TypeError'),
     }
     assert values(bench) == {10: 3, 20: 7}
@@ -203,9 +212,13 @@ def test_exceptions_come_back(bench: Bench, start: Start) -> None:
     """An exception has its type and the user's lines; one that cannot travel leaves its text."""
 
     def raise_unpicklable() -> None:
-        raise Unpicklable
+        raise UnpicklableError
 
-    calls = [(fail, (ValueError('boom'),)), (raise_unpicklable, ()), (fail, (Unprintable(),))]
+    calls: list[Any] = [
+        (fail, (ValueError('boom'),)),
+        (raise_unpicklable, ()),
+        (fail, (UnprintableError(),)),
+    ]
     bench.write_calls(*calls)
     start().wait(60)
     found = outcomes(bench.spool)
@@ -218,10 +231,10 @@ def test_exceptions_come_back(bench: Bench, start: Start) -> None:
     assert 'child.py' not in text, 'the frames of the worker say nothing to the user'
     item, body = found[11]
     assert body == b''
-    assert 'Unpicklable' in item['text']
+    assert 'UnpicklableError' in item['text']
     item, body = found[12]
-    assert 'Unprintable' in item['text']
-    assert isinstance(payload.load_error(item, body, 'n1'), Unprintable)
+    assert 'UnprintableError' in item['text']
+    assert isinstance(payload.load_error(item, body, 'n1'), UnprintableError)
 
 
 def test_all_is_well(bench: Bench, start: Start) -> None:
@@ -250,11 +263,11 @@ def test_all_is_well(bench: Bench, start: Start) -> None:
 def test_array_tasks_run_their_own_ranges(bench: Bench, start: Start) -> None:
     """Each task of an array runs its own calls, the last one what is left."""
     bench.write_calls(*[(add, (n, 0)) for n in range(5)], chunksize=2)
+    expected: dict[int, int] = {}
     for task, calls in ((1, {12: 2, 13: 3}), (2, {14: 4}), (0, {10: 0, 11: 1})):
         assert start(task=task).wait(60) == 0
-        found = values(bench)
-        assert calls.items() <= found.items()
-    assert set(found) == {10, 11, 12, 13, 14}
+        expected |= calls
+        assert values(bench) == expected
     assert {(h['job'], h['task'], h['raw_id']) for h, _ in read_messages(bench.spool)} == {
         ('100', 0, '101'),
         ('100', 1, '102'),
@@ -304,11 +317,7 @@ def test_calls_see_a_fresh_interpreter(bench: Bench, start: Start) -> None:
             'handlers': [getattr(handler, '__name__', handler) for handler in handlers.values()],
             'mask': signal.pthread_sigmask(signal.SIG_BLOCK, ()),
             'stdin': sys.stdin.read(),
-            'pipes': sum(
-                os.readlink(f'/proc/self/fd/{name}').startswith('pipe:')
-                for name in os.listdir('/proc/self/fd')
-                if os.path.exists(f'/proc/self/fd/{name}')
-            ),
+            'pipes': sum(path.is_fifo() for path in Path('/proc/self/fd').iterdir()),
             'main': sys.modules['__main__'].__dict__.get('__file__'),
         }
 
@@ -361,7 +370,7 @@ def test_calls_that_close_their_streams(bench: Bench, start: Start) -> None:
 
     def replace_stderr() -> str:
         sys.stderr = None
-        sys.stdout = object()  # type: ignore[assignment]
+        sys.stdout = None
         return 'replaced'
 
     bench.write_calls((replace_stderr, ()), (close_stdout, ()), (add, (1, 1)))
@@ -557,7 +566,7 @@ def test_signals_are_passed_on(bench: Bench, start: Start, record: Record, name:
 
 def test_cancelled_calls_are_left_out(bench: Bench, start_quick: Start, gate: Gate) -> None:
     """Calls that are cancelled before the task starts, or while another runs, never begin."""
-    calls = [(wait_at, (gate,)), (add, (1, 1)), (add, (2, 2)), (add, (3, 3))]
+    calls: list[Any] = [(wait_at, (gate,)), (add, (1, 1)), (add, (2, 2)), (add, (3, 3))]
     bench.write_calls(*calls)
     bench.order('cancel', 11)
     process = start_quick()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import signal
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 
 from conftest import HOSTILE_NAME
-from helpers import Bench, member, outcomes, read_messages, slurm_variables, wait_for
+from helpers import Bench, listed, member, outcomes, read_messages, slurm_variables, wait_for
 from slurm_futures import payload, wrappers
 from slurm_futures.remote.spool import REVOKED
 from slurm_futures.script import parse_script
@@ -367,6 +368,11 @@ def listener(names: Iterable[str], gate: Gate) -> str:
     return '\n'.join(['#!/bin/bash', *traps, gate.shell, 'exit 6', ''])
 
 
+def has_lines(wrapped: Wrapped, count: int) -> bool:
+    """Return whether so many lines have been printed."""
+    return len(wrapped.out().splitlines()) == count
+
+
 def test_signals_reach_the_script(wrapped: Wrapped) -> None:
     """What Slurm sends to the batch step alone, at --signal=B:, is passed on to the script."""
     gate = Gate(wrapped.bench.cwd / 'gate')
@@ -375,7 +381,7 @@ def test_signals_reach_the_script(wrapped: Wrapped) -> None:
     gate.await_arrival()
     for count, name in enumerate(names, 1):
         process.send_signal(getattr(signal, f'SIG{name}'))
-        wait_for(lambda count=count: len(wrapped.out().splitlines()) == count)
+        wait_for(functools.partial(has_lines, wrapped, count))
     gate.open()
     assert process.wait(60) == 6
     assert wrapped.out().split() == names

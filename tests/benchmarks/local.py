@@ -51,7 +51,7 @@ def _each(action: Callable[[], object], times: int) -> list[float]:
 
 
 def submit(work_dir: str, _rounds: int) -> list[Row]:
-    """Measure what its caller pays for submit(), for a function of a module and for a closure."""
+    """Measure what the caller of submit pays, for a function of a module and for a closure."""
     factor = 3
 
     def closure(x: int) -> int:
