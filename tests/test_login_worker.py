@@ -506,3 +506,49 @@ def test_killing_a_stubborn_command(quick_worker: Worker, bench: Bench) -> None:
     header, _ = quick_worker.next('outcome')
     assert (header['call'], header['kind']) == (1, 'killed')
     assert wait_for(lambda: is_gone(pid))
+
+
+# ---- receipts
+
+
+@pytest.mark.parametrize('confirmed', [True, False])
+def test_outcomes_that_may_not_have_arrived(worker: Worker, bench: Bench, confirmed: bool) -> None:
+    """An outcome that the client has not confirmed when its agent goes is put into the spool."""
+    worker.call(1, operator.add, 1, 1)
+    assert worker.value() == 2
+    if confirmed:
+        worker.tell({'do': 'got', 'call': 1})
+    worker.leave()
+    assert worker.process.wait(PATIENCE) == 0
+    found = [payload.load_value(body) for _, body in read_messages(bench.spool)]
+    assert found == ([] if confirmed else [2])
+
+
+def test_outcomes_survive_sigterm(worker: Worker, bench: Bench) -> None:
+    """A worker that is ended leaves what the client may not have got."""
+    worker.call(1, operator.add, 1, 1)
+    assert worker.value() == 2
+    worker.process.send_signal(signal.SIGTERM)
+    worker.process.wait(PATIENCE)
+    assert [payload.load_value(body) for _, body in read_messages(bench.spool)] == [2]
+
+
+def test_an_agent_that_is_stuck(bench: Bench) -> None:
+    """An outcome that is not confirmed for a while goes into the spool, once."""
+    program = """
+from slurm_futures.remote import login
+login.RECEIPT_PATIENCE = 0.1
+login.main(sys.argv[1], 'w1', [])
+"""
+    worker = Worker(python_command(program, bench.spool.folder), bench.spool, bench.cwd)
+    worker.call(1, operator.add, 1, 1)
+    assert worker.value() == 2
+    wait_for(lambda: listed(bench.spool, 'new'))
+    worker.call(2, operator.add, 2, 2)
+    assert worker.value() == 4
+    worker.tell({'do': 'got', 'call': 2})
+    worker.leave()
+    assert worker.process.wait(PATIENCE) == 0
+    worker.close()
+    found = [payload.load_value(body) for _, body in read_messages(bench.spool)]
+    assert found in ([2], [2, 4])

@@ -340,7 +340,7 @@ def test_printed_text_disturbs_nothing(bench: Bench, start: Start) -> None:
     """Text goes to the logs, wherever it comes from, and each call's part of them is known."""
 
     def print_much(name: str) -> None:
-        print(f'{name} prints', end='')
+        print(f'{name} prints')
         os.write(1, f'{name} writes\n'.encode())
         subprocess.run(['echo', f'{name} echoes'], check=True)
         print(f'{name} complains', file=sys.stderr)
@@ -353,7 +353,7 @@ def test_printed_text_disturbs_nothing(bench: Bench, start: Start) -> None:
     text = bench.log('out').read_text()
     for call, name in ((10, 'first'), (12, 'second')):
         own = text[starts[call][0] : ends[call][0]]
-        assert own.replace('x', '') == f'{name} prints{name} writes\n{name} echoes\n'
+        assert own.replace('x', '') == f'{name} prints\n{name} writes\n{name} echoes\n'
         assert own.count('x') == 100_000
         errors = bench.log('err').read_text()[starts[call][1] : ends[call][1]]
         assert errors == f'{name} complains\n'
