@@ -281,10 +281,13 @@ with make(slurm={'sbatch_bin': sys.argv[1] + '/sbatch'}) as executor:
 """
     program = run(text)
     assert program.line() == 'ready'
+    helpers = program.helpers()  # the agent, and sbatch
     program.interrupt()
     assert program.end(QUICKLY_S) == -signal.SIGINT
-    helpers = [Process.of(int(stub_pid)) for stub_pid in []]
     at_sbatch.open()
+    assert gone(*helpers)
+    assert len(stub.calls) == 1
+    assert no_jobs()
 
 
 def test_ctrl_c_while_connecting(run: Callable[..., Program], work_dir: Path) -> None:
