@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import subprocess
@@ -29,7 +28,7 @@ from slurm_futures import (
     TimeLimit,
 )
 from stubs import Stub
-from waiting import Gate, Record, has_ended
+from waiting import Gate, Record
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
@@ -67,22 +66,6 @@ def await_running(*futures: JobFuture[Any]) -> None:
 def await_state(future: JobFuture[Any], state: JobState) -> None:
     """Wait until the future shows a state."""
     assert eventually(lambda: future.job_state is state, 30), future.job_state
-
-
-def start_again(future: JobFuture[Any]) -> None:
-    """Have Slurm start a requeued job now: it would let two minutes pass."""
-    job = str(future.job_id)
-    state = ('squeue', '-h', '-t', 'all', '-o', '%T', '-j', job)
-    assert eventually(lambda: slurm(*state) == 'PENDING', 30), slurm(*state)
-    assert 'Restarts=1' in slurm('scontrol', 'show', 'job', job)
-
-    def started() -> bool:
-        # The end of the first run may set the two minutes anew after an update.
-        update = ['scontrol', 'update', f'jobid={job}', 'StartTime=now']
-        subprocess.run(update, capture_output=True, check=False)  # refused once it has started
-        return slurm(*state) != 'PENDING'
-
-    assert eventually(started, 60), slurm('scontrol', 'show', 'job', job)
 
 
 def chunked(
@@ -217,39 +200,6 @@ def test_node_failure(nodes: SlurmExecutor, faults: Control, gate: Gate) -> None
         assert error.started is True
 
 
-def test_two_copies_at_once(
-    nodes: SlurmExecutor, faults: Control, tmp_path: Path, record: Record
-) -> None:
-    """A copy whose node Slurm has given up starts no further call once another is at work."""
-    first, rest = Gate(tmp_path / 'first'), Gate(tmp_path / 'rest')
-
-    def step(n: int) -> str:
-        restart = os.environ.get('SLURM_RESTART_COUNT', '0')
-        if n == 0 and restart == '0':
-            first.pass_through()
-        if n == 0 and restart == '1':
-            rest.pass_through()
-        record.add(f'{n}-{restart}')
-        return f'{n}-{restart}'
-
-    futures = chunked(nodes, step, [(n,) for n in range(3)])
-    first.await_arrival()
-    await_running(futures[0])
-    name = node_of(futures[0])
-    faults.kill('slurmd', name)
-    faults.scontrol('update', f'nodename={name}', 'state=down', 'reason=test')
-    start_again(futures[0])
-    rest.await_arrival()
-    # The old copy learns of the new one within its interval of looking, at most 10 s.
-    time.sleep(2.5)
-    first.open()
-    assert eventually(lambda: record.lines() == ['0-0'], 30)
-    assert futures[0].result() == '0-0'
-    rest.open()
-    assert [future.result() for future in futures[1:]] == ['1-1', '2-1']
-    assert eventually(lambda: record.lines() == ['0-0', '0-1', '1-1', '2-1'], 30)
-
-
 def test_job_outlives_its_slurmd(nodes: SlurmExecutor, faults: Control, gate: Gate) -> None:
     """While slurmd is dead a call goes on, and its value arrives."""
     future = nodes.submit(gate.pass_through)
@@ -261,79 +211,6 @@ def test_job_outlives_its_slurmd(nodes: SlurmExecutor, faults: Control, gate: Ga
 
 
 # ---- back into the queue
-
-
-def test_requeue(nodes: SlurmExecutor, gate: Gate, record: Record) -> None:
-    """scontrol requeue: one future, which runs, waits and runs again, and has one outcome."""
-    steps = Steps(gate, record)
-    call = nodes.submit(steps, 'call')
-    script = nodes.submit(
-        bash(f'touch {gate._path}.at-script-${{SLURM_RESTART_COUNT:-0}}', gate.shell, 'exit 3'),
-        check=False,
-    )
-    done: list[object] = []
-    for future in (call, script):
-        future.add_done_callback(done.append)
-    gate.await_arrival('call-0', 'script-0')
-    await_running(call, script)
-    for future in (call, script):
-        slurm('scontrol', 'requeue', str(future.job_id))
-        await_state(future, JobState.PENDING)
-        assert future.running()
-        assert not future.cancel()
-        start_again(future)
-    gate.await_arrival('call-1', 'script-1')
-    for future in (call, script):
-        await_state(future, JobState.RUNNING)
-    gate.open()
-    assert call.result() == 'call'
-    assert script.result() is JobState.FAILED
-    assert sorted(map(id, done)) == sorted([id(call), id(script)])
-    assert record.lines() == ['call', 'call']
-
-
-def test_requeue_keeps_what_is_done(nodes: SlurmExecutor, gate: Gate, record: Record) -> None:
-    """Calls of a chunk that were finished before the requeue are not run again."""
-    steps = Steps(gate, record)
-
-    def step(n: int) -> int:
-        if n == 2:
-            steps('third')
-        else:
-            record.add(n)
-        return n
-
-    futures = chunked(nodes, step, [(n,) for n in range(4)])
-    gate.await_arrival('third-0')
-    assert [future.result() for future in futures[:2]] == [0, 1]
-    slurm('scontrol', 'requeue', str(futures[2].job_id))
-    await_state(futures[2], JobState.PENDING)
-    start_again(futures[2])
-    gate.await_arrival('third-1')
-    gate.open()
-    assert [future.result() for future in futures] == [0, 1, 2, 3]
-    assert record.lines() == ['0', '1', 'third', 'third', '3']
-
-
-def test_requeue_hold(
-    nodes: SlurmExecutor, gate: Gate, record: Record, caplog: pytest.LogCaptureFixture
-) -> None:
-    """A job that is held for a person waits, which is said once; released, it goes on."""
-    future = nodes.submit(Steps(gate, record), 'call')
-    gate.await_arrival('call-0')
-    await_running(future)
-    with caplog.at_level(logging.WARNING, 'slurm_futures'):
-        slurm('scontrol', 'requeuehold', str(future.job_id))
-        await_state(future, JobState.PENDING)
-        assert eventually(lambda: str(future.job_id) in caplog.text, 10)
-    assert 'scontrol release' in caplog.text
-    assert not future.done()
-    slurm('scontrol', 'release', str(future.job_id))
-    start_again(future)
-    gate.await_arrival('call-1')
-    gate.open()
-    assert future.result() == 'call'
-    assert caplog.text.count('scontrol release') == 1
 
 
 def test_suspended(nodes: SlurmExecutor, cluster: Control, gate: Gate) -> None:
