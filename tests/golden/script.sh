@@ -41,11 +41,11 @@ sf_stop() {
   sf_post '"stopping":true' 2>&3
 }
 trap sf_stop TERM
-for sf_signal in HUP INT QUIT USR1 USR2 ALRM CONT URG XCPU; do
+for sf_signal in HUP INT QUIT USR1 USR2 ALRM URG XCPU; do
   trap 'kill -s '"$sf_signal"' "$sf_child" 2>/dev/null' "$sf_signal"
 done
 (
-  trap - TERM HUP INT QUIT USR1 USR2 ALRM CONT URG XCPU
+  trap - TERM HUP INT QUIT USR1 USR2 ALRM URG XCPU
   exec 2>&3 3>&- 4>&-
   cd -- /home/u/work || exit 1
 export A='it'"'"'s'
@@ -75,9 +75,10 @@ wait "$sf_child" 2>/dev/null
 sf_again=$?
 # 127, or -1 in bash 5.2 (measured): there is no such child any more.
 if [ "$sf_again" -ne 127 ] && [ "$sf_again" -ge 0 ]; then sf_code=$sf_again; fi
-# Slurm's SIGTERM goes to all processes, and the child may have died of it before this shell's.
-for _ in 1 2 3 4 5 6 7 8 9 10; do
-  if [ "$sf_code" -ne 143 ] || $sf_stopping; then break; fi
+# Slurm's SIGTERM goes to all processes, and the child may have ended by it before this shell's.
+case $sf_code in 0) sf_doubt= ;; 143) sf_doubt='1 2 3 4 5 6 7 8 9 10' ;; *) sf_doubt='1 2' ;; esac
+for _ in $sf_doubt; do
+  if $sf_stopping; then break; fi
   sleep 0.1
 done
 sf_died=null
