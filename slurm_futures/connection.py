@@ -7,17 +7,15 @@ thread. Requests without a reply are kept and sent again, under their old ids, t
 from __future__ import annotations
 
 import collections
-import contextlib
 import itertools
 import logging
 import random
 import struct
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from slurm_futures.line import Line, Recipe, open_line, shown
+from slurm_futures.line import Line, Opener, Recipe, shown
 from slurm_futures.remote.protocol import CHUNK, frames
 from slurm_futures.transports import ByteStream
 
@@ -65,13 +63,11 @@ class Connection:
     ) -> None:
         self._clock = clock
         self._recipe = recipe
-        self._wake = wake
         self._on_hello = on_hello
         self._on_event = on_event
         self._on_failure = on_failure
         self._line: Line | None = None
-        self._opening: threading.Thread | None = None
-        self._opened: collections.deque[Line | BaseException] = collections.deque()
+        self._opener = Opener(recipe, wake)
         self._requests: dict[int, _Request] = {}
         self._ids = itertools.count(1)
         self._channels = itertools.count(1)
@@ -85,7 +81,10 @@ class Connection:
         self._expecting: set[str] = set()
         self._losses: collections.deque[float] = collections.deque(maxlen=KILLS)
         self._greeted = False
-        self._closed = False
+
+    def prepare(self) -> None:
+        """Start what cannot be started any more when the interpreter leaves."""
+        self._opener.start()
 
     @property
     def stream(self) -> ByteStream | None:
@@ -95,7 +94,7 @@ class Connection:
     @property
     def has_agent(self) -> bool:
         """Whether there is an agent, or was, or is one being started."""
-        return self._greeted or self._opening is not None
+        return self._greeted or self._opener.is_busy
 
     @property
     def wants_to_write(self) -> bool:
@@ -137,33 +136,19 @@ class Connection:
 
     def open(self) -> None:
         """Open a line unless there is one, or one is being opened."""
-        if self._line or self._opening or self._clock() < self._retry_at:
+        if self._line or self._opener.is_busy or self._clock() < self._retry_at:
             return
-        self._opening = threading.Thread(
-            target=self._open, name='slurm_futures connecting', daemon=True
-        )
-        self._opening.start()
-
-    def _open(self) -> None:
-        try:
-            self._opened.append(open_line(self._recipe))
-        except BaseException as error:
-            self._opened.append(error)
-        if self._closed:
-            self._close_opened()
-        self._wake()
+        self._opener.open()
 
     def step(self) -> None:
         """Do what has become due: take over a new line, ping, reconnect."""
         now = self._clock()
         elapsed, self._stepped = min(now - self._stepped, 1.0), now
-        if self._opened:
-            self._opening = None
-            opened = self._opened.popleft()
-            if isinstance(opened, BaseException):
-                self._on_open_failed(opened)
-            else:
-                self._take_over(opened)
+        opened = self._opener.take()
+        if isinstance(opened, BaseException):
+            self._on_open_failed(opened)
+        elif opened:
+            self._take_over(opened)
         if self._line:
             self._listen(elapsed)
         elif self._is_needed:
@@ -177,7 +162,7 @@ class Connection:
         """Return the monotonic time at which `step` is due."""
         if self._line:
             return self._stepped + 1.0
-        return self._retry_at if self._is_needed and not self._opening else float('inf')
+        return self._retry_at if self._is_needed and not self._opener.is_busy else float('inf')
 
     def _take_over(self, line: Line) -> None:
         self._line, self._silent, self._attempts = line, 0.0, 0
@@ -244,17 +229,9 @@ class Connection:
 
     def close(self) -> None:
         """Close the line for good."""
-        self._closed = True
         self._requests.clear()
         self._drop()
-        self._close_opened()
-
-    def _close_opened(self) -> None:
-        """Close a line that nobody needs any more; called from two threads."""
-        with contextlib.suppress(IndexError):
-            opened = self._opened.popleft()
-            if isinstance(opened, Line):
-                opened.stream.close()
+        self._opener.close()
 
     def write(self) -> None:
         """Send what can be sent without waiting, large messages interleaved with others."""

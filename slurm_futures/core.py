@@ -8,7 +8,6 @@ standard library.
 from __future__ import annotations
 
 import atexit
-import contextlib
 import logging
 import os
 import threading
@@ -91,6 +90,7 @@ class Core:
             self._check_open()
             self._executors[id(scope)] = reference
             if self._thread.ident is None:
+                self._dispatcher.connection.prepare()
                 self._thread.start()
 
     def leave(self, scope: Scope) -> None:
@@ -244,8 +244,9 @@ class Core:
         future: Future[Any] = Future()
         send(future)
         while True:
-            with contextlib.suppress(TimeoutError):
-                return future.result(timeout=0.5)
+            wait([future], timeout=0.5)
+            if future.done():
+                return future.result()
             if not self._thread.is_alive() and not future.done():
                 raise RuntimeError(f'{what}: the executor has ended')
 

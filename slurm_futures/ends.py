@@ -70,7 +70,7 @@ def end_error(
         kind = JobCancelled
     logs = entry.work.logs or (None, None)
     return kind(
-        f"{'the script' if script else 'the call'}'s job {_words(end, entry, script)}",
+        f"{'the script' if script else 'the call'}'s job {_words(end, entry, script=script)}",
         job_id=job_id,
         state=end.state,
         exit_code=end.exit_code,
@@ -110,16 +110,23 @@ def _began(entry: Entry, end: End, *, script: bool) -> bool | None:
     return False if end.told and not script else None
 
 
-def _words(end: End, entry: Entry, script: bool) -> str:
+def _words_of_loss(end: End) -> str:
+    if end.started is False:
+        return f'ended as {end.state.value}, and yet it never began'
+    return (
+        'is not known to Slurm any more and left no outcome '
+        f'(last seen {end.state.value}); it may have run'
+    )
+
+
+def _words(end: End, entry: Entry, *, script: bool) -> str:
     if entry.killed and end.state is JobState.CANCELLED:
         return 'was ended by kill()'
     if end.lost:
-        return (
-            'is not known to Slurm any more and left no outcome '
-            f'(last seen {end.state.value}); it may have run'
-        )
+        return _words_of_loss(end)
     if end.obstacle:
-        return OBSTACLES[end.obstacle['what']]
+        what = end.obstacle['what']
+        return OBSTACLES.get(what, f'could not start its calls ({what})')
     if end.reason == 'JobLaunchFailure':
         return 'could not be launched on its node: can its output files be written there?'
     if end.state is JobState.FAILED and not script:

@@ -288,8 +288,8 @@ class Jobs:
             return
         tasks, batch.unwanted = sorted(batch.unwanted), set()
         if tasks:
-            jobs = batch.job_ids(tasks)
-            self._orders.scancel(jobs, batch.cluster, lambda: self._drop_if_over(batch))
+            then = functools.partial(self._drop_if_over, batch)
+            self._orders.scancel(batch.job_ids(tasks), batch.cluster, then=then)
         else:
             self._drop_if_over(batch)
 
@@ -300,12 +300,12 @@ class Jobs:
     def kill(self, entry: Entry, batch: Batch) -> None:
         """End a running call: alone, if its task has others; with its job, if not."""
         index = batch.call_index(entry)
-        if batch.is_script:
-            self._orders.scancel(batch.job_ids(batch.open_tasks()), batch.cluster)
-        elif batch.has_other_calls(index):
+        if not batch.is_script and batch.has_other_calls(index):
             self._orders.discard(batch.number, 'kill', [entry.work.number])
-        else:
-            self._orders.scancel(batch.job_ids([batch.task_of(index)]), batch.cluster)
+            return
+        tasks = batch.open_tasks() if batch.is_script else [batch.task_of(index)]
+        is_open = functools.partial(self._ledger.has, entry)
+        self._orders.scancel(batch.job_ids(tasks), batch.cluster, insist=is_open)
 
     def unsubmitted(self) -> Iterator[Batch]:
         """Yield the batches that Slurm has not confirmed."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import queue
 import secrets
 import select
+import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -162,3 +164,66 @@ def _wait(descriptor: int | None, event: int, timeout: float) -> None:
     if descriptor is not None:
         poll.register(descriptor, event)
     poll.poll(timeout * 1000)
+
+
+class Opener:
+    """Opens lines in a thread of its own, because that blocks.
+
+    The thread has to be started early: an interpreter that is leaving starts none (Python 3.12).
+
+    Args:
+        recipe: how to open a line.
+        wake: called when one has been opened, or could not be.
+    """
+
+    def __init__(self, recipe: Recipe, wake: Callable[[], None]) -> None:
+        self._recipe = recipe
+        self._wake = wake
+        self._orders: queue.SimpleQueue[bool] = queue.SimpleQueue()
+        self._opened: queue.SimpleQueue[Line | BaseException] = queue.SimpleQueue()
+        self._closed = False
+        self._thread = threading.Thread(
+            target=self._run, name='slurm_futures connecting', daemon=True
+        )
+        self.is_busy = False
+
+    def start(self) -> None:
+        """Start the thread, unless it has been started."""
+        if self._thread.ident is None:
+            self._thread.start()
+
+    def open(self) -> None:
+        """Open a line; `take` returns it."""
+        self.start()
+        self.is_busy = True
+        self._orders.put(True)
+
+    def take(self) -> Line | BaseException | None:
+        """Return what has been opened, or why it could not be; None while there is nothing."""
+        try:
+            opened = self._opened.get_nowait()
+        except queue.Empty:
+            return None
+        self.is_busy = False
+        return opened
+
+    def close(self) -> None:
+        """End the thread, and close a line that nobody needs any more."""
+        self._closed = True
+        self._orders.put(False)
+        self._discard()
+
+    def _run(self) -> None:
+        while self._orders.get():
+            try:
+                self._opened.put(open_line(self._recipe))
+            except BaseException as error:  # the polling thread gets it
+                self._opened.put(error)
+            if self._closed:
+                self._discard()
+            self._wake()
+
+    def _discard(self) -> None:
+        opened = self.take()  # by one thread or the other
+        if isinstance(opened, Line):
+            opened.stream.close()

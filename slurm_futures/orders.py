@@ -21,6 +21,11 @@ def _nothing() -> None:
     """Do nothing."""
 
 
+def _never() -> bool:
+    """Insist on nothing."""
+    return False
+
+
 @dataclass
 class _Scancel:
     """Jobs to be cancelled.
@@ -28,7 +33,8 @@ class _Scancel:
     Attributes:
         jobs: their ids.
         cluster: where they are.
-        then: called once Slurm has taken the order, or never will.
+        then: called once Slurm has taken the order, or it is given up.
+        insist: asked whether it must not be given up.
         failures: how often it has not.
         again_at: when to try again.
     """
@@ -36,6 +42,7 @@ class _Scancel:
     jobs: Sequence[str]
     cluster: str
     then: Callable[[], None]
+    insist: Callable[[], bool]
     failures: int = 0
     again_at: float = math.inf
 
@@ -66,11 +73,16 @@ class Orders:
         self._send({'do': 'discard', 'batch': batch, 'how': how, 'calls': calls}, lambda _: None)
 
     def scancel(
-        self, jobs: Sequence[str], cluster: str, then: Callable[[], None] = _nothing
+        self,
+        jobs: Sequence[str],
+        cluster: str,
+        *,
+        then: Callable[[], None] = _nothing,
+        insist: Callable[[], bool] = _never,
     ) -> None:
-        """Cancel jobs and tasks."""
+        """Cancel jobs and tasks; see `_Scancel`."""
         if jobs:
-            self._scancel(_Scancel(jobs, cluster, then))
+            self._scancel(_Scancel(jobs, cluster, then, insist))
         else:
             then()
 
@@ -83,8 +95,9 @@ class Orders:
             order.then()
             return
         order.failures += 1
-        final = order.failures == TRIES
-        LOGGER.warning(
+        final = order.failures >= TRIES and not order.insist()
+        LOGGER.log(
+            logging.WARNING if final or order.failures == 1 else logging.INFO,
             'scancel %s failed%s: %s',
             ' '.join(order.jobs),
             ', giving up' if final else '',

@@ -57,6 +57,10 @@ class Ledger:
         """Take up a call that has got its number."""
         self.entries[entry.work.number] = entry
 
+    def has(self, entry: Entry) -> bool:
+        """Return whether a call's future is not done."""
+        return self.entries.get(entry.work.number) is entry
+
     def on_message(self, message: Mapping[str, Any], body: bytes) -> None:
         """Apply the items of a message; the bodies of their outcomes follow one another."""
         start = 0

@@ -119,9 +119,6 @@ class Submissions:
         self._backlogs: dict[Hashable, _Backlog] = {}
         self._searches: dict[int, _Search] = {}
 
-    def __bool__(self) -> bool:
-        return bool(self._waiting)
-
     def submit(self, batch: Batch) -> None:
         """Submit a batch now, or behind those that it has to wait for."""
         self._waiting[batch.number] = batch

@@ -13,9 +13,11 @@ import pytest
 
 from cluster.client import Control
 from cluster.layout import ClusterError
+from fakecluster import World
 from helpers import Bench
 from slurm_futures import SlurmExecutor, bundle
 from slurm_futures.remote import library
+from waiting import Gate, Record
 
 ROOT_VARIABLE = 'SLURM_FUTURES_TEST_CLUSTER'
 REQUIRE_VARIABLE = 'SLURM_FUTURES_REQUIRE_CLUSTER'
@@ -196,3 +198,23 @@ def bench(work_dir: Path) -> Iterator[Bench]:
     bench = Bench(work_dir)
     yield bench
     bench.close()
+
+
+@pytest.fixture
+def world() -> Iterator[World]:
+    """The client's machinery, an agent and a cluster in good health; all of it played."""
+    world = World()
+    yield world
+    world.close()
+
+
+@pytest.fixture
+def gate(tmp_path: Path) -> Gate:
+    """A door that calls and scripts wait at."""
+    return Gate(tmp_path / 'gate')
+
+
+@pytest.fixture
+def record(tmp_path: Path) -> Record:
+    """A file that calls write to."""
+    return Record(tmp_path / 'record')

@@ -159,11 +159,15 @@ class Program:
 
     def helpers(self) -> list[Process]:
         """The agent and all that it has started."""
-        found = []
-        for pid in descendants({self._process.pid}):
-            with contextlib.suppress(ProcessLookupError):  # sbatch, perhaps, which has ended
-                found.append(Process.of(pid))
-        return found
+        return offspring(self._process.pid)
+
+    def agent(self) -> Process:
+        """The agent, its only child."""
+        for process in self.helpers():
+            status = Path(f'/proc/{process.pid}/status').read_text()
+            if f'\nPPid:\t{self._process.pid}\n' in status:
+                return process
+        raise AssertionError('there is no agent')
 
     def close(self) -> None:
         """End it, if it has not ended; its agent and workers notice."""
@@ -176,3 +180,12 @@ class Program:
         if self._master is not None:
             os.close(self._master)
             self._master = None
+
+
+def offspring(pid: int) -> list[Process]:
+    """All that a process has started, and what that has started."""
+    found = []
+    for child in descendants({pid}):
+        with contextlib.suppress(ProcessLookupError):  # a command, perhaps, which has ended
+            found.append(Process.of(child))
+    return found

@@ -36,13 +36,17 @@ def recipe(work_dir: Path | str, python_cmd: str = sys.executable, setup: str = 
 
 
 class Client:
-    """The client's end of a line, in a test's simple hands."""
+    """The client's end of a line, in a test's simple hands.
+
+    Attributes:
+        arrived: the messages that nobody has taken yet.
+    """
 
     def __init__(self, recipe: Recipe) -> None:
         self.line = open_line(recipe)
         self.hello = self.line.hello
         self.spool = Spool(self.hello['folder'])
-        self._messages = list(self.line.early)
+        self.arrived = list(self.line.early)
         self._sent = 0
         self._closed = False
 
@@ -79,19 +83,19 @@ class Client:
         """Return the first message that is wanted, and take it off the pile."""
         deadline = time.monotonic() + PATIENCE
         while True:
-            for message in self._messages:
+            for message in self.arrived:
                 if wanted(message[0]):
-                    self._messages.remove(message)
+                    self.arrived.remove(message)
                     return message
             left = deadline - time.monotonic()
             select.select([self.line.stream.fileno()], [], [], max(0.0, left))
             try:
                 data = self.line.stream.recv(1 << 20)
             except BlockingIOError:
-                assert left > 0, f'no such message, but {[m[0] for m in self._messages]}'
+                assert left > 0, f'no such message, but {[m[0] for m in self.arrived]}'
                 continue
             assert data, f'the agent has ended: {self.line.stream.stderr()}'
-            self._messages += self.line.inbox.feed(data)
+            self.arrived += self.line.inbox.feed(data)
 
     def call(self, number: int, function: Callable[..., Any], *args: Any, **more: Any) -> None:
         """Send a call for a login worker."""
@@ -305,6 +309,19 @@ def test_a_worker_that_dies(connect: Connect) -> None:
     assert client.outcome(2) == 2
 
 
+def test_a_worker_that_dies_with_a_command(connect: Connect, work_dir: Path) -> None:
+    """What is reported as dead is dead: no command lives on behind a worker that was killed."""
+    client = connect()
+    path = work_dir / 'pid'
+    client.command(1, f'echo $$ >{shlex.quote(str(path))}; sleep 61.4; true')
+    begun, _ = client.await_event('begun', call=1)
+    pid = int(wait_for(lambda: path.exists() and path.read_text()))
+    os.kill(begun['pid'], 9)
+    header, _ = client.await_event('outcome', call=1)
+    assert (header['kind'], header['signal']) == ('died', 9)
+    assert wait_for(lambda: is_gone(pid))
+
+
 def test_dropped_calls(connect: Connect) -> None:
     """A call that waits for a worker is forgotten, one under way is ended."""
     client = connect()
@@ -351,6 +368,27 @@ def test_messages_are_pushed(connect: Connect) -> None:
     second = connect()
     assert second.await_event('message', name=later)[1] == b'later'
     assert second.await_event('message', name=large)[1] == bytes(2 << 20)
+
+
+def test_all_messages_have_been_sent(connect: Connect) -> None:
+    """Whoever asks for it learns that all is sent that the spool held, large messages too."""
+    client = connect()
+    client.spool.post('1.0', {'batch': 1}, [bytes(4 << 20)])
+    client.spool.post('1.1', {'batch': 2}, [b'small'])
+    client.ask('catch_up')
+    sent = [header['message']['batch'] for header, _ in client.arrived if 'message' in header]
+    assert sorted(sent) == [1, 2]
+
+
+def test_a_submission_that_cannot_be_claimed(connect: Connect) -> None:
+    """Where not even a claim can be written, nothing is submitted, and that is said."""
+    client = connect()
+    claims = Path(client.spool.path('claims'))
+    claims.rmdir()
+    claims.touch()
+    reply, _ = client.ask('submit', batch=1, token='run1-1.1')
+    assert reply['kind'] == 'refused'
+    assert 'claims' in reply['stderr']
 
 
 def test_junk_among_the_messages(connect: Connect) -> None:

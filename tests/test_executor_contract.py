@@ -642,6 +642,36 @@ def test_callbacks_may_do_what_does_not_block(make_fresh: Callable[..., SlurmExe
     assert found[2].cancelled()
 
 
+# ---- Ctrl-C at odd moments
+
+
+class Interrupting:
+    """An argument that is pickled just when Ctrl-C is pressed."""
+
+    def __reduce__(self) -> Any:
+        raise KeyboardInterrupt
+
+
+def test_ctrl_c_during_submission(fresh: SlurmExecutor) -> None:
+    """KeyboardInterrupt out of submit or map leaves no future behind that would be waited for."""
+    with pytest.raises(KeyboardInterrupt):
+        fresh.submit(capture, Interrupting())
+    with pytest.raises(KeyboardInterrupt):
+        fresh.map(capture, [1, Interrupting(), 2])
+    fresh.shutdown()
+    assert fresh._core.pending() == []
+
+
+def test_ctrl_c_in_a_callback_of_cancel(executor: SlurmExecutor, cluster: Control) -> None:
+    """KeyboardInterrupt in a callback that cancel() calls goes up, and the job is cancelled."""
+    call = executor.with_resources(partition='down').submit(pow, 2, 5)
+    call.add_done_callback(lambda _: raise_it(KeyboardInterrupt()))
+    with pytest.raises(KeyboardInterrupt):
+        call.cancel()
+    assert call.cancelled()
+    assert futures.wait([call], 10).not_done == set()
+
+
 # ---- garbage
 
 

@@ -21,8 +21,8 @@ import cloudpickle
 import pytest
 
 from cluster.client import Control
-from cluster.processes import Process, descendants, eventually
-from programs import Program
+from cluster.processes import Process, eventually
+from programs import Program, offspring
 from slurm_futures import ConnectionFailed, ExecutorBroken, JobFuture, SlurmExecutor
 from stubs import Stub
 from waiting import Gate, Record
@@ -163,6 +163,19 @@ for call in calls:
     assert ('ValueError: of main' in program.stderr()) == (status == 1)
 
 
+def test_agent_killed_while_the_interpreter_waits(
+    run: Callable[..., Program], gate: Gate, record: Record
+) -> None:
+    """A leaving interpreter, which starts no thread any more, connects to a new agent."""
+    program = run(WORK + 'pending.cancel()\n' + AT_EXIT)
+    assert program.line() == 'main has ended'
+    program.agent().kill()
+    gate.await_arrival('behind')  # under the new one
+    gate.open()
+    assert program.end() == 0
+    assert sorted(record.lines()) == ['behind', 'job', 'login', 'other']
+
+
 def test_exit_right_after_the_last_call(run: Callable[..., Program], record: Record) -> None:
     """A call submitted by the last statement is neither lost nor reported as broken."""
     program = run('make().with_resources(time="5").submit(record.add, 1)')
@@ -268,6 +281,33 @@ except KeyboardInterrupt:
     assert no_jobs()
 
 
+def test_ctrl_c_in_a_sibling_s_block(
+    make: Callable[..., SlurmExecutor], gate: Gate, record: Record
+) -> None:
+    """Ctrl-C in the block of a sibling cancels what belongs to it, and nothing of its parent's."""
+    executor = make()
+    login = executor.submit(pass_gate, gate, record, 'login')
+    other = executor.with_resources(time='5').submit(pass_gate, gate, record, 'other')
+    calls = []
+
+    def interrupted() -> None:
+        with executor.with_resources(time='5') as nodes:
+            down = nodes.with_resources(partition='down')
+            calls.append(nodes.submit(pass_gate, gate, record, 'job'))
+            calls.append(down.submit(pass_gate, gate, record, 'never'))
+            gate.await_arrival('login', 'other', 'job')
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert wait(calls, 10).not_done == set()
+    assert eventually(lambda: len(jobs()) == 1, 20)
+    gate.open()
+    assert [login.result(), other.result()] == ['login', 'other']
+    assert executor.with_resources(time='5').submit(pow, 2, 5).result() == 32
+    assert sorted(record.lines()) == ['login', 'other']
+
+
 def test_ctrl_c_before_slurm_has_answered(run: Callable[..., Program], work_dir: Path) -> None:
     """A job that sbatch is only just submitting is cancelled all the same, however slow it is."""
     at_sbatch = Gate(work_dir / 'sbatch-gate')
@@ -309,6 +349,24 @@ with make(setup={starting.shell!r}) as executor:
     starting.open()
     assert gone(*helpers)
     assert jobs() == []
+
+
+def test_ctrl_c_while_slurm_is_deaf(run: Callable[..., Program], faults: Control) -> None:
+    """Ctrl-C does not wait for a controller that is out of order; the agent sees to the jobs."""
+    text = """\
+with make() as executor:
+    call = executor.with_resources(time='5').submit(pass_gate, 'job')
+    gate.await_arrival('job')
+    say('ready')
+    time.sleep(60)
+"""
+    program = run(text)
+    assert program.line() == 'ready'
+    faults.signal('slurmctld', signal.SIGSTOP)
+    program.interrupt()
+    assert program.end(QUICKLY_S + 1) == -signal.SIGINT
+    faults.signal('slurmctld', signal.SIGCONT)
+    assert no_jobs()
 
 
 def test_ctrl_c_during_run(run: Callable[..., Program], gate: Gate) -> None:
@@ -533,6 +591,8 @@ say(call.result(), executor.submit(pow, 2, 5).result())
 def test_forked_child_leaves_the_block(run: Callable[..., Program]) -> None:
     """A child that leaves its parent's with-block by an exception ends with that exception."""
     text = """\
+import warnings
+warnings.simplefilter('ignore', DeprecationWarning)  # Python 3.12 on forks of threaded programs
 with make() as executor:
     call = executor.submit(pow, 2, 5)
     call.result()
@@ -596,8 +656,7 @@ def test_killed_program(
     """kill -9: the agent and idle workers go at once, the call in hand ends, jobs go on."""
     program = run(WORK + 'say("ready"); time.sleep(60)')
     assert program.line() == 'ready'
-    helpers = program.helpers()
-    agent = next(p for p in helpers if p.pid == min(helper.pid for helper in helpers))
+    helpers, agent = program.helpers(), program.agent()
     program.kill()
     assert gone(agent)
     assert len(jobs()) == 3
@@ -696,7 +755,7 @@ def test_shutdown_while_connecting(make: Callable[..., SlurmExecutor], work_dir:
     executor = make(setup=starting.shell)
     call = executor.submit(pow, 2, 5)
     starting.await_arrival()
-    helpers = [Process.of(pid) for pid in descendants({os.getpid()})]
+    helpers = offspring(os.getpid())
     call.cancel()
     executor.shutdown(wait=False)
     starting.open()

@@ -33,20 +33,9 @@ from slurm_futures import (
 )
 from stubs import Stub, other_python
 from waiting import Gate, Record, has_ended
+from watching import await_job_id, await_running, chunked, slurm
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
-
-
-@pytest.fixture
-def gate(tmp_path: Path) -> Gate:
-    """A door that calls wait at."""
-    return Gate(tmp_path / 'gate')
-
-
-@pytest.fixture
-def record(tmp_path: Path) -> Record:
-    """A file that calls write to."""
-    return Record(tmp_path / 'record')
 
 
 @pytest.fixture(scope='module')
@@ -73,7 +62,7 @@ def variable(name: str) -> str | None:
 
 def details(future: JobFuture[Any]) -> str:
     """What Slurm knows of a future's job."""
-    return subprocess.check_output(['scontrol', 'show', 'job', str(future.job_id)], text=True)
+    return slurm('scontrol', 'show', 'job', str(future.job_id))
 
 
 def test_one_call_is_one_job(nodes: SlurmExecutor) -> None:
@@ -138,7 +127,7 @@ def test_array_parallelism(counted: SlurmExecutor, sbatch: Stub, gate: Gate) -> 
 def queue_reasons(future: JobFuture[Any]) -> str:
     """Why the tasks of a future's array wait."""
     array = str(future.job_id).partition('_')[0]
-    return subprocess.check_output(['squeue', '-h', '-o', '%r', '-j', array], text=True)
+    return slurm('squeue', '-h', '-o', '%r', '-j', array)
 
 
 def test_without_arrays(counted: SlurmExecutor, sbatch: Stub) -> None:
@@ -167,7 +156,7 @@ def test_job_id_as_soon_as_slurm_has_answered(nodes: SlurmExecutor) -> None:
     """A job that cannot start yet has its id, and is PENDING in every respect."""
     held = nodes.with_resources(extra={'hold': True})
     futures = [held.submit(square, n) for n in range(2)]
-    assert eventually(lambda: all(future.job_id for future in futures), 10)
+    await_job_id(*futures)
     for n, future in enumerate(futures):
         assert str(future.job_id).endswith(f'_{n}')
         assert not future.running()
@@ -212,13 +201,6 @@ def test_prints_of_calls(nodes: SlurmExecutor) -> None:
     assert [future.stderr() for future in chunk] == ['err 5\n', 'err 6\n', 'err 7\n']
 
 
-def chunked(
-    executor: SlurmExecutor, fn: Callable[..., Any], calls: list[tuple[Any, ...]]
-) -> list[JobFuture[Any]]:
-    """The futures of a map whose calls are all in one chunk."""
-    return executor._submit_all(fn, calls, len(calls))
-
-
 def test_death_in_a_chunk(nodes: SlurmExecutor) -> None:
     """A call that kills its process fails alone; those before and behind it have their values."""
 
@@ -252,7 +234,7 @@ def test_cancel_within_a_chunk(nodes: SlurmExecutor, gate: Gate, record: Record)
 
     futures = chunked(nodes, step, [(n,) for n in range(4)])
     gate.await_arrival()
-    assert eventually(futures[0].running, 10)
+    await_running(futures[0])
     assert not futures[0].cancel()
     assert futures[2].cancel()
     # The worker looks for cancelled calls once a second.
@@ -281,7 +263,7 @@ def test_kill_within_a_chunk(nodes: SlurmExecutor, gate: Gate) -> None:
 
     futures = chunked(nodes, step, [(n,) for n in range(3)])
     gate.await_arrival()
-    assert eventually(futures[1].running, 10)
+    await_running(futures[1])
     process = futures[1].stdout().strip()
     futures[1].kill()
     futures[1].kill()
@@ -295,13 +277,13 @@ def test_cancel_of_pending_tasks(nodes: SlurmExecutor) -> None:
     """Cancelled tasks of a waiting array leave the queue; the rest of the array stays."""
     held = nodes.with_resources(extra={'hold': True})
     futures = [held.submit(square, n) for n in range(4)]
-    assert eventually(lambda: all(future.job_id for future in futures), 10)
+    await_job_id(*futures)
     array = str(futures[0].job_id).partition('_')[0]
     for n in (0, 2):
         assert futures[n].cancel()
     tasks = ['squeue', '-h', '-r', '-t', 'PD', '-o', '%K', '-j', array]
     assert eventually(lambda: subprocess.check_output(tasks, text=True).split() == ['1', '3'], 10)
-    subprocess.run(['scontrol', 'release', array], check=True)
+    slurm('scontrol', 'release', array)
     assert (futures[1].result(), futures[3].result()) == (1, 9)
     assert futures[0].cancelled()
     assert futures[2].cancelled()
@@ -321,7 +303,7 @@ def test_kill_of_a_pending_and_a_running_task(nodes: SlurmExecutor, gate: Gate) 
     held = nodes.with_resources(extra={'hold': True})
     futures: list[JobFuture[Any]] = [nodes.submit(gate.pass_through, 0), held.submit(square, 1)]
     gate.await_arrival(0)
-    assert eventually(futures[0].running, 10)
+    await_running(futures[0])
     for future in futures:
         future.kill()
     assert futures[1].cancelled()
@@ -365,7 +347,7 @@ def test_time_and_other_options_reach_slurm(nodes: SlurmExecutor) -> None:
         extra={'comment': 'a "b" $c', 'nice': 7, 'hold': True},
     )
     future = full.submit(square, 3)
-    assert eventually(lambda: future.job_id is not None, 10)
+    await_job_id(future)
     text = details(future)
     for words in (
         'JobName=it\'s "mine"',
@@ -417,9 +399,9 @@ def test_missing_interpreter_on_the_node(nodes: SlurmExecutor, tmp_path: Path) -
     nodes.with_options(python_cmd=str(path)).submit(square, 1).result()
     held = nodes.with_options(python_cmd=str(path)).with_resources(extra={'hold': True})
     future = held.submit(square, 1)
-    assert eventually(lambda: future.job_id is not None, 10)
+    await_job_id(future)
     path.unlink()
-    subprocess.run(['scontrol', 'release', str(future.job_id)], check=True)
+    slurm('scontrol', 'release', str(future.job_id))
     with pytest.raises(JobFailed, match='interpreter') as failed:
         future.result()
     assert failed.value.started is False
@@ -433,10 +415,10 @@ def test_other_version_on_the_node(nodes: SlurmExecutor, tmp_path: Path) -> None
     elsewhere = nodes.with_options(python_cmd=str(path))
     held = elsewhere.with_resources(extra={'hold': True})
     future = held.submit(square, 1)
-    assert eventually(lambda: future.job_id is not None, 10)
+    await_job_id(future)
     path.unlink()
     path.symlink_to(other_python(tmp_path, (3, 7, 2)))
-    subprocess.run(['scontrol', 'release', str(future.job_id)], check=True)
+    slurm('scontrol', 'release', str(future.job_id))
     with pytest.raises(PythonVersionMismatch, match=r'3\.7\.2'):
         future.result()
 
@@ -455,7 +437,7 @@ def test_dependency(nodes: SlurmExecutor, gate: Gate, record: Record) -> None:
     first = nodes.submit(gate.pass_through)
     gate.await_arrival()
     after = nodes.with_resources(dependency=f'afterok:{first.job_id}').submit(record.add, 'after')
-    assert eventually(lambda: after.job_id is not None, 10)
+    await_job_id(after)
     assert record.lines() == []
     gate.open()
     after.result()
@@ -474,8 +456,8 @@ def test_clusters(executor: SlurmExecutor, accounting: Control) -> None:
     named = executor.with_resources(clusters='sftest', partition='cpu')
     assert list(named.map(square, range(3))) == [0, 1, 4]
     held = named.with_resources(extra={'hold': True}).submit(square, 1)
-    assert eventually(lambda: held.job_id is not None, 10)
-    subprocess.run(['scancel', str(held.job_id)], check=True)
+    await_job_id(held)
+    slurm('scancel', str(held.job_id))
     with pytest.raises(JobCancelled):
         held.result()
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -29,69 +28,12 @@ from slurm_futures import (
 )
 from stubs import Stub
 from waiting import Gate, Record
+from watching import Steps, await_job_id, await_running, await_state, bash, chunked, slurm, squeue
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 SOON_S = 8.0
 """Two polling intervals of 1 s, the grace period of 2 s, and what a busy machine may add."""
-
-
-@pytest.fixture
-def gate(tmp_path: Path) -> Gate:
-    """A door that jobs wait at."""
-    return Gate(tmp_path / 'gate')
-
-
-@pytest.fixture
-def record(tmp_path: Path) -> Record:
-    """A file that jobs write to."""
-    return Record(tmp_path / 'record')
-
-
-def slurm(*argv: str) -> str:
-    """What one of Slurm's commands prints."""
-    return subprocess.check_output(argv, text=True, timeout=60).strip()
-
-
-def node_of(future: JobFuture[Any]) -> str:
-    """The node that a running job is on."""
-    return slurm('squeue', '-h', '-o', '%N', '-j', str(future.job_id))
-
-
-def await_running(*futures: JobFuture[Any]) -> None:
-    """Wait until the futures know that they run."""
-    assert eventually(lambda: all(future.running() for future in futures), 30)
-
-
-def await_state(future: JobFuture[Any], state: JobState) -> None:
-    """Wait until the future shows a state."""
-    assert eventually(lambda: future.job_state is state, 30), future.job_state
-
-
-def chunked(
-    executor: SlurmExecutor, fn: Callable[..., Any], calls: list[tuple[Any, ...]]
-) -> list[JobFuture[Any]]:
-    """The futures of a map whose calls are all in one chunk."""
-    return executor._submit_all(fn, calls, len(calls))
-
-
-def bash(*lines: str) -> str:
-    """A script for bash."""
-    return '\n'.join(['#!/bin/bash', *lines]) + '\n'
-
-
-class Steps:
-    """A call that notes that it runs, prints its supervisor, waits at a gate, and returns."""
-
-    def __init__(self, gate: Gate, record: Record) -> None:
-        self.gate = gate
-        self.record = record
-
-    def __call__(self, name: str) -> str:
-        print(os.getppid())
-        self.record.add(name)
-        self.gate.pass_through(f'{name}-{os.environ.get("SLURM_RESTART_COUNT", "0")}')
-        return name
 
 
 def tell_supervisor(gate: Gate) -> None:
@@ -117,7 +59,7 @@ def test_scancel_from_outside(nodes: SlurmExecutor, gate: Gate) -> None:
     ]
     gate.await_arrival('call', '')
     await_running(*running)
-    assert eventually(lambda: all(future.job_id for future in pending), 30)
+    await_job_id(*pending)
     # One task of an array, alone; the other two stay.
     cancelled = [*pending[:3], *running]
     begun = time.monotonic()
@@ -189,7 +131,7 @@ def test_node_failure(nodes: SlurmExecutor, faults: Control, gate: Gate) -> None
     script = fixed.submit(bash(gate.shell))
     gate.await_arrival('call', '')
     await_running(call, script)
-    names = [node_of(call), node_of(script)]
+    names = [squeue(call, '%N'), squeue(script, '%N')]
     for name in set(names):
         faults.scontrol('update', f'nodename={name}', 'state=down', 'reason=test')
     for future, name in zip((call, script), names, strict=True):
@@ -205,7 +147,7 @@ def test_job_outlives_its_slurmd(nodes: SlurmExecutor, faults: Control, gate: Ga
     future = nodes.submit(gate.pass_through)
     gate.await_arrival()
     await_running(future)
-    faults.kill('slurmd', node_of(future))
+    faults.kill('slurmd', squeue(future, '%N'))
     gate.open()
     assert future.result() is None
 
@@ -233,25 +175,25 @@ def test_one_squeue_for_all(
     make_executor: Callable[..., SlurmExecutor], gate: Gate, tmp_path: Path
 ) -> None:
     """One squeue a polling interval, for jobs of all kinds together; none when none is pending."""
-    squeue = Stub(tmp_path, 'squeue')
-    executor = make_executor(slurm={'squeue_bin': squeue.path, 'polling_interval': 0.5})
+    stub = Stub(tmp_path, 'squeue')
+    executor = make_executor(slurm={'squeue_bin': stub.path, 'polling_interval': 0.5})
     nodes = executor.with_resources(partition='cpu')
     futures: list[JobFuture[Any]] = [
         *(nodes.submit(gate.pass_through, n) for n in range(3)),
         *(nodes.with_resources(cpus_per_task=2).submit(gate.pass_through, 5) for _ in range(2)),
         *(nodes.submit(bash(gate.shell)) for _ in range(2)),
     ]
-    assert eventually(lambda: len(squeue.calls) >= 5, 30)
+    assert eventually(lambda: len(stub.calls) >= 5, 30)
     gate.open()
     for future in futures:
         future.result()
     ended = time.time()
-    times = squeue.times
+    times = stub.times
     # The clock that the stub reads starts a little after the one that the interval is kept by.
     assert min(after - before for before, after in pairwise(times)) > 0.3
     assert executor.submit(len, 'abc').result() == 3
     time.sleep(1.2)
-    assert all(moment < ended + 0.4 for moment in squeue.times)
+    assert all(moment < ended + 0.4 for moment in stub.times)
 
 
 def test_outcomes_do_not_wait_for_polling(
@@ -289,9 +231,9 @@ def test_squeue_fails(
 ) -> None:
     """As long as squeue fails nothing is concluded; what jobs report themselves still counts."""
     broken = tmp_path / 'broken'
-    squeue = Stub(tmp_path, 'squeue', f'[ ! -e {broken} ] && exec "$real" "$@"; exit 1')
+    stub = Stub(tmp_path, 'squeue', f'[ ! -e {broken} ] && exec "$real" "$@"; exit 1')
     executor = make_executor(
-        slurm={'squeue_bin': squeue.path, 'polling_interval': 0.3}, grace_period=0.2
+        slurm={'squeue_bin': stub.path, 'polling_interval': 0.3}, grace_period=0.2
     )
     nodes = executor.with_resources(partition='cpu')
     lost = nodes.submit(gate.pass_through, 'lost')
@@ -300,8 +242,8 @@ def test_squeue_fails(
     await_running(lost, kept)
     broken.touch()
     slurm('scancel', str(lost.job_id))
-    asked = len(squeue.calls)
-    assert eventually(lambda: len(squeue.calls) > asked + 4, 30)
+    asked = len(stub.calls)
+    assert eventually(lambda: len(stub.calls) > asked + 4, 30)
     assert not lost.done()
     gate.open()
     assert kept.result() is None
@@ -319,10 +261,10 @@ def test_job_that_squeue_has_forgotten(
 ) -> None:
     """sacct tells how a job ended; without it, one that had begun is lost after a grace period."""
     blind = tmp_path / 'blind'
-    squeue = Stub(tmp_path, 'squeue', f'[ -e {blind} ] || exec "$real" "$@"')
+    stub = Stub(tmp_path, 'squeue', f'[ -e {blind} ] || exec "$real" "$@"')
     sacct = Stub(tmp_path, 'sacct', 'exec "$real" "$@"' if history == 'answers' else 'exit 1')
     executor = make_executor(
-        slurm={'squeue_bin': squeue.path, 'sacct_bin': sacct.path, 'polling_interval': 0.5},
+        slurm={'squeue_bin': stub.path, 'sacct_bin': sacct.path, 'polling_interval': 0.5},
         grace_period=5.0 if history == 'answers' else 1.0,
     )
     nodes = executor.with_resources(partition='cpu')
@@ -330,7 +272,7 @@ def test_job_that_squeue_has_forgotten(
     killed = nodes.submit(tell_supervisor, gate)
     gate.await_arrival()
     await_running(killed)
-    assert eventually(lambda: held.job_id is not None, 30)
+    await_job_id(held)
     blind.touch()
     os.kill(int(killed.stdout()), signal.SIGKILL)
     slurm('scancel', str(held.job_id))

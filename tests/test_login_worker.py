@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import operator
 import os
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -326,6 +328,42 @@ def test_sigterm_ends_the_worker(worker: Worker, gate: Gate) -> None:
     assert wait_for(lambda: is_gone(child))
 
 
+def test_a_command_whose_process_dies(worker: Worker, bench: Bench) -> None:
+    """A command does not survive the process that waits for it."""
+    worker.command(1, 'echo $$ >pid; sleep 61.2')
+    worker.next('begun')
+    path = bench.cwd / 'pid'
+    pid = int(wait_for(lambda: path.exists() and path.read_text()))
+    (child,) = children(worker.process.pid)
+    os.kill(child, signal.SIGKILL)
+    header, _ = worker.next('outcome')
+    assert (header['kind'], header['signal']) == ('died', signal.SIGKILL)
+    assert wait_for(lambda: is_gone(pid))
+
+
+def test_commands_that_are_killed_as_they_start(worker: Worker, bench: Bench) -> None:
+    """A command and the order to end it may arrive together: nothing of it is left."""
+    for number in range(0, 40, 2):
+        worker.command(number, ['sleep', f'{6100 + number}.{os.getpid()}'])
+        worker.tell({'do': 'kill', 'call': number})
+        header, _ = worker.outcome()
+        assert (header['call'], header['kind']) == (number, 'killed')
+        worker.command(number + 1, 'echo next')
+        assert completed(worker) == (0, 'next\n', '')
+    assert not [pid for pid in commands_with(f'.{os.getpid()}') if not is_gone(pid)]
+
+
+def commands_with(text: str) -> list[int]:
+    """Return the processes whose command lines have a sleep with this in it."""
+    found = []
+    for path in Path('/proc').glob('[0-9]*/cmdline'):
+        with contextlib.suppress(OSError):
+            words = path.read_bytes().split(b'\0')
+            if words[0] == b'sleep' and words[1].decode().endswith(text):
+                found.append(int(path.parent.name))
+    return found
+
+
 def test_a_killed_worker_is_noticed_at_once(worker: Worker, gate: Gate) -> None:
     """The pipe of a worker that dies ends although its call, which it had started, lives on."""
     worker.call(1, pass_through, gate)
@@ -552,3 +590,36 @@ login.main(sys.argv[1], 'w1', [])
     worker.close()
     found = [payload.load_value(body) for _, body in read_messages(bench.spool)]
     assert found in ([2], [2, 4])
+
+
+# ---- a spool that cannot be written to
+
+
+def test_a_spool_that_is_gone(bench: Bench, gate: Gate) -> None:
+    """A call goes on and is reported although nothing can be written meanwhile."""
+    program = """
+from slurm_futures.remote import login
+login.LEASE_INTERVAL = login.RECEIPT_PATIENCE = 0.02
+login.main(sys.argv[1], 'w1', [])
+"""
+    worker = Worker(python_command(program, bench.spool.folder), bench.spool, bench.cwd)
+    worker.call(1, pass_through, gate)
+    worker.next('begun')
+    gate.await_arrival()
+    log = Path(worker.ready['logs'][1])
+    for kind in ('claims', 'tmp', 'new'):
+        shutil.rmtree(bench.spool.path(kind))
+    wait_for(lambda: 'cannot move the lease' in log.read_text())
+    gate.open()
+    header, body = worker.next('outcome')
+    assert payload.load_value(body) == 'passed'
+    wait_for(lambda: 'cannot keep the outcome of call 1' in log.read_text())
+    worker.call(2, operator.add, 1, 1)
+    header, _ = worker.next('outcome')
+    assert (header['call'], header['kind']) == (2, 'unstartable')
+    assert 'cannot be claimed' in header['text']
+    bench.spool.create()
+    worker.leave()
+    assert worker.process.wait(PATIENCE) == 0
+    assert [payload.load_value(body) for _, body in read_messages(bench.spool)] == ['passed']
+    worker.close()

@@ -20,7 +20,8 @@ import cloudpickle
 import pytest
 
 from cluster.client import Control
-from cluster.processes import Process, descendants, eventually
+from cluster.processes import Process, eventually
+from programs import offspring
 from slurm_futures import SlurmExecutor
 from slurm_futures.batching import Target
 from slurm_futures.config import load_config
@@ -91,7 +92,7 @@ def agent(executor: SlurmExecutor) -> Process:
 
 def family(process: Process) -> list[Process]:
     """A process and all that it has started."""
-    return [process, *(Process.of(pid) for pid in descendants({process.pid}))]
+    return [process, *offspring(process.pid)]
 
 
 def gone(processes: list[Process]) -> bool:

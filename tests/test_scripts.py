@@ -22,17 +22,7 @@ from slurm_futures import (
     SubmitError,
 )
 from waiting import Gate, has_ended
-
-
-@pytest.fixture
-def gate(tmp_path: Path) -> Gate:
-    """A door that a script waits at."""
-    return Gate(tmp_path / 'gate')
-
-
-def bash(*lines: str) -> str:
-    """A script for bash."""
-    return '\n'.join(['#!/bin/bash', *lines]) + '\n'
+from watching import await_job_id, await_running, bash, slurm, squeue
 
 
 def failure(future: JobFuture[JobState]) -> JobFailed:
@@ -40,12 +30,6 @@ def failure(future: JobFuture[JobState]) -> JobFailed:
     error = future.exception()
     assert isinstance(error, JobFailed)
     return error
-
-
-def job_name(future: JobFuture[JobState]) -> str:
-    """The name that squeue shows."""
-    squeue = ['squeue', '-h', '-o', '%j', '-j', str(future.job_id)]
-    return subprocess.check_output(squeue, text=True).rstrip('\n')
 
 
 def test_script_completes(executor: SlurmExecutor) -> None:
@@ -135,7 +119,7 @@ def test_name(executor: SlurmExecutor, gate: Gate) -> None:
     """name= names the job for squeue, over the script's own --job-name."""
     future = executor.submit(bash('#SBATCH --job-name=own', gate.shell), name='it\'s "mine"')
     gate.await_arrival()
-    assert job_name(future) == 'it\'s "mine"'
+    assert squeue(future, '%j') == 'it\'s "mine"'
     gate.open()
     future.result()
 
@@ -146,8 +130,8 @@ def test_name_of_a_file(executor: SlurmExecutor, gate: Gate, work_dir: Path) -> 
     path.write_text(bash(gate.shell))
     futures = [executor.submit(path), executor.submit(path.read_text())]
     gate.await_arrival()
-    assert eventually(lambda: all(future.job_id for future in futures), 10)
-    assert [job_name(future) for future in futures] == ['my script.sh', 'script']
+    await_job_id(*futures)
+    assert [squeue(future, '%j') for future in futures] == ['my script.sh', 'script']
     gate.open()
     for future in futures:
         future.result()
@@ -225,8 +209,7 @@ def test_signal_option_reaches_the_script(
     future = executor.submit(bash(*script, gate.shell, 'echo went on'))
     gate.await_arrival()
     # What slurmd does when the time comes, which would be minutes from now.
-    command = ['scancel', '--batch', f'--signal={name}', str(future.job_id)]
-    subprocess.run(command, check=True)
+    slurm('scancel', '--batch', f'--signal={name}', str(future.job_id))
     assert eventually(lambda: f'got {name}' in future.stdout(), 10)
     gate.open()
     assert future.result() is JobState.COMPLETED
@@ -239,7 +222,7 @@ def test_signal_to_the_steps_reaches_them(executor: SlurmExecutor, gate: Gate) -
     step = f'trap "echo step got it; exit 0" USR1; {gate.shell}'
     future = executor.submit(bash('#SBATCH --signal=USR1@60', f"srun bash -c '{step}'"))
     gate.await_arrival()
-    subprocess.run(['scancel', '--signal=USR1', str(future.job_id)], check=True)
+    slurm('scancel', '--signal=USR1', str(future.job_id))
     assert future.result() is JobState.COMPLETED
     assert 'step got it' in future.stdout()
 
@@ -249,7 +232,7 @@ def test_signal_option_from_resources(executor: SlurmExecutor, gate: Gate) -> No
     resources = executor.with_resources(extra={'signal': 'B:TERM@60'}, time='5')
     future = resources.submit(bash("trap 'echo got it' TERM", gate.shell))
     gate.await_arrival()
-    subprocess.run(['scancel', '-b', '--signal=TERM', str(future.job_id)], check=True)
+    slurm('scancel', '-b', '--signal=TERM', str(future.job_id))
     assert eventually(lambda: 'got it' in future.stdout(), 10)
     gate.open()
     assert future.result() is JobState.COMPLETED
@@ -329,24 +312,23 @@ def test_running_is_told(executor: SlurmExecutor, gate: Gate) -> None:
     held = executor.submit(bash('#SBATCH --hold', 'true'))
     future = executor.submit(bash(gate.shell))
     gate.await_arrival()
-    assert eventually(future.running, 10)
+    await_running(future)
     assert future.job_state is JobState.RUNNING
     assert not future.cancel()
-    assert eventually(lambda: held.job_id is not None, 10)
+    await_job_id(held)
     assert not held.running()
     assert held.job_state is JobState.PENDING
     assert held.cancel()
     gate.open()
     future.result()
-    states = ['squeue', '-h', '-t', 'all', '-o', '%T', '-j', str(held.job_id)]
-    assert eventually(lambda: subprocess.check_output(states, text=True).strip() == 'CANCELLED', 10)
+    assert eventually(lambda: squeue(held, '%T') == 'CANCELLED', 10)
 
 
 def test_kill_of_a_running_script(executor: SlurmExecutor, gate: Gate) -> None:
     """kill() ends the job; the future raises JobCancelled when Slurm says that it has ended."""
     future = executor.submit(bash('echo $$', gate.shell))
     gate.await_arrival()
-    assert eventually(future.running, 10)
+    await_running(future)
     pid = future.stdout().strip()
     future.kill()
     with pytest.raises(JobCancelled) as cancelled:

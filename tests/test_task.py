@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -761,3 +762,17 @@ def test_the_clients_module_folders(bench: Bench, start: Start) -> None:
     bench.write_calls((look, ()), sys_path=[str(folder)])
     assert start().wait(60) == 0
     assert values(bench) == {10: 42}
+
+
+def test_a_spool_that_is_gone(bench: Bench, start: Start, gate: Gate) -> None:
+    """A worker that cannot write outcomes fails, and its call does not live on unseen."""
+    bench.write_calls((wait_at, (gate,)))
+    process = start()
+    gate.await_arrival()
+    (child,) = children(process.pid)
+    wait_for(lambda: begun(bench))
+    shutil.rmtree(bench.spool.path('new'))
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 1
+    assert is_gone(child)
+    assert 'FileNotFoundError' in bench.log('err').read_text()

@@ -53,8 +53,12 @@ class Gate:
     @property
     def shell(self) -> str:
         """A command line for bash that does what `pass_through` does."""
-        at, path = shlex.quote(f'{self._path}.at-'), shlex.quote(self._path)
-        return f'touch {at}; until [ -e {path} ]; do sleep {PAUSE_S}; done'
+        return self.shell_as('')
+
+    def shell_as(self, name: str) -> str:
+        """The same under a name, in which bash expands variables."""
+        path = shlex.quote(self._path)
+        return f'touch {path}.at-"{name}"; until [ -e {path} ]; do sleep {PAUSE_S}; done'
 
 
 class Record:

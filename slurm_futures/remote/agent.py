@@ -268,10 +268,10 @@ class Agent:
     async def on_submit(self, header: Header, body: bytes) -> Header:
         """Write a batch and submit it, unless an agent before this one has begun to do so."""
         claim = f'submit-{header["token"]}'
-        owner = await _thread(self._spool.claim, claim, self._owner)
-        if owner != self._owner:
-            return {'kind': 'claimed', 'owner': owner, 'alive': is_alive(owner)}
         try:
+            owner = await _thread(self._spool.claim, claim, self._owner)
+            if owner != self._owner:
+                return {'kind': 'claimed', 'owner': owner, 'alive': is_alive(owner)}
             path = await _thread(self._write_batch, header, body)
         except OSError as error:
             where = '' if error.filename or not error.errno else f': {self._spool.folder}'

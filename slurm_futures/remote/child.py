@@ -156,7 +156,7 @@ class _Runner:
 
     def _outcome(self, command: Header, body: bytes, begun: Begun) -> Outcome:
         if command['do'] == 'command':
-            header, result = _run_command(command, body)
+            header, result = _run_command(command, body, self._page)
         else:
             header, result = self._run_call(command, body)
         flush()
@@ -215,39 +215,60 @@ class _Killed(BaseException):
     """The supervisor wants the command under way to end."""
 
 
-def _run_command(command: Header, body: bytes) -> Outcome:
+def _run_command(command: Header, body: bytes, page: Page) -> Outcome:
+    early: List[int] = []
+    signal.signal(signal.SIGTERM, lambda number, _: early.append(number))
+    try:
+        process = _start(command)
+    except (OSError, ValueError) as error:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        return _error(error, 'run')
+    page.command = process.pid
+    try:
+        signal.signal(signal.SIGTERM, _raise_killed)
+        if early:
+            _raise_killed()
+        kind, out, err = _communicate(process, body, command['timeout'])
+    except _Killed:
+        _end(process)
+        _die()
+    page.command = 0
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    header = {'kind': kind, 'returncode': process.returncode, 'sizes': [len(out), len(err)]}
+    return header, out + err
+
+
+def _start(command: Header) -> subprocess.Popen[bytes]:
     import subprocess
 
     argv = command['argv']
     if isinstance(argv, str):
         argv = ['/bin/bash' if os.path.exists('/bin/bash') else '/bin/sh', '-c', argv]
     pipe = subprocess.PIPE
+    return subprocess.Popen(
+        argv,
+        cwd=command['cwd'],
+        env=dict(os.environ, **command['env']),
+        stdin=pipe if command['has_input'] else subprocess.DEVNULL,
+        stdout=pipe,
+        stderr=pipe,
+        # What it leaves running must not be in the group that goes with this process.
+        start_new_session=True,
+    )
+
+
+def _communicate(
+    process: subprocess.Popen[bytes], body: bytes, timeout: Optional[float]
+) -> Tuple[str, bytes, bytes]:
+    """Wait for a command; return how it ended and what it printed."""
+    import subprocess
+
     try:
-        process = subprocess.Popen(
-            argv,
-            cwd=command['cwd'],
-            env=dict(os.environ, **command['env']),
-            stdin=pipe if command['has_input'] else subprocess.DEVNULL,
-            stdout=pipe,
-            stderr=pipe,
-            # What it leaves running must not be in the group that goes with this process.
-            start_new_session=True,
-        )
-    except (OSError, ValueError) as error:
-        return _error(error, 'run')
-    kind = 'completed'
-    signal.signal(signal.SIGTERM, _raise_killed)
-    try:
-        out, err = process.communicate(body or None, timeout=command['timeout'])
+        out, err = process.communicate(body or None, timeout=timeout)
     except subprocess.TimeoutExpired:
-        kind = 'timeout'
         out, err = _end(process)
-    except _Killed:
-        _end(process)
-        _die()
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    header = {'kind': kind, 'returncode': process.returncode, 'sizes': [len(out), len(err)]}
-    return header, out + err
+        return 'timeout', out, err
+    return 'completed', out, err
 
 
 def _raise_killed(*_: object) -> NoReturn:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from typing import Dict, List, Optional
 
@@ -51,20 +52,22 @@ class LoginWorker:
     def run(self) -> None:
         """Serve the agent until it is gone and the call under way is finished."""
         self._tell({'event': 'ready', **self._header})
-        while self._agent is not None or self._crew.busy:
-            self._wait()
-            for number in self._signals.read():
-                if number == signal.SIGTERM:
-                    self._crew.close()
-                    self._post_unconfirmed()
-                    return
-            for outcome in self._crew.outcomes():
-                self._on_outcome(outcome)
-            self._move_lease()
-            if _is_due(self._unconfirmed_until):
-                self._post_unconfirmed()
-        self._crew.close()
-        self._post_unconfirmed()
+        try:
+            while self._agent is not None or self._crew.busy:
+                self._wait()
+                if signal.SIGTERM in self._signals.read():
+                    break
+                self._work()
+        finally:
+            self._crew.close()  # a call must not outlive what would tell of it
+            self._post_unconfirmed()
+
+    def _work(self) -> None:
+        for outcome in self._crew.outcomes():
+            self._on_outcome(outcome)
+        self._move_lease()
+        if _is_due(self._unconfirmed_until):
+            self._post_unconfirmed()
 
     def _wait(self) -> None:
         agent = [] if self._agent is None else [self._agent]
@@ -88,7 +91,12 @@ class LoginWorker:
             if not self._unconfirmed:
                 self._unconfirmed_until = None
             return
-        owner = self._spool.claim(f'call-{call}', self._owner)
+        try:
+            owner = self._spool.claim(f'call-{call}', self._owner)
+        except OSError as error:  # such as a full disk
+            outcome = {'event': 'outcome', 'kind': 'unstartable', 'call': call}
+            self._tell(dict(outcome, text=f'the call cannot be claimed: {error}'))
+            return
         if owner != self._owner:
             self._tell({'event': 'owned', 'call': call, 'owner': owner})
             return
@@ -115,10 +123,15 @@ class LoginWorker:
 
     def _post_unconfirmed(self) -> None:
         """Put what the client may not have got into the spool; a second copy does no harm."""
-        for item, body in self._unconfirmed.values():
-            self._spool.post('login', dict(self._header, items=[item]), [body])
-        self._unconfirmed.clear()
         self._unconfirmed_until = None
+        for call, (item, body) in list(self._unconfirmed.items()):
+            try:
+                self._spool.post('login', dict(self._header, items=[item]), [body])
+            except OSError as error:  # such as a full disk: perhaps there will be room
+                sys.stderr.write(f'cannot keep the outcome of call {call}: {error}\n')
+                self._unconfirmed_until = time.monotonic() + RECEIPT_PATIENCE
+            else:
+                del self._unconfirmed[call]
 
     def _tell(self, header: Header, body: bytes = b'') -> None:
         """Send a message to the agent, if it is there."""
@@ -135,7 +148,10 @@ class LoginWorker:
             return
         self._lease += 1
         self._lease_at = time.monotonic() + LEASE_INTERVAL
-        self._spool.write('claims', f'call-{self._crew.call}.lease', [b'%d' % self._lease])
+        try:
+            self._spool.write('claims', f'call-{self._crew.call}.lease', [b'%d' % self._lease])
+        except OSError as error:  # the call is worth more than the lease
+            sys.stderr.write(f'cannot move the lease: {error}\n')
 
 
 def _is_due(when: Optional[float]) -> bool:

@@ -55,10 +55,7 @@ class _Worker:
         """Return the outcome of the call that the worker took with it."""
         code = self.process.wait()
         if self.child is not None:
-            try:
-                os.killpg(self.child, signal.SIGKILL)
-            except ProcessLookupError:
-                pass  # it did not outlive its supervisor
+            _kill_groups(self.child)
         text = ''
         if not self.ready:
             with open(self._error_log, encoding='utf-8', errors='replace') as file:
@@ -83,6 +80,21 @@ class _Worker:
             self.idle_timer.cancel()
         if self.process.stdin and not self.process.stdin.closed:
             self.process.stdin.close()
+
+
+def _kill_groups(pid: int) -> None:
+    """End a process that has outlived its supervisor, and the command that it waits for."""
+    children = ''
+    try:
+        with open(f'/proc/{pid}/task/{pid}/children') as file:
+            children = file.read()
+    except OSError:
+        pass  # it is gone already, or this kernel does not tell
+    for group in (pid, *map(int, children.split())):
+        try:
+            os.killpg(group, signal.SIGKILL)
+        except OSError:
+            continue  # it is gone, or leads no group
 
 
 class LoginPool:

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from typing import Optional
 
 _NOW = struct.Struct('<qdqq')
-_STOP = _NOW.size
+_PID = struct.Struct('<q')
+_COMMAND = _NOW.size
+_STOP = _COMMAND + _PID.size
 _UNWANTED = _STOP + 1
 _NONE = -1
 
@@ -58,6 +60,19 @@ class Page:
         while begun != (again := Begun(*_NOW.unpack_from(self._memory))):
             begun = again  # read while it was written
         return None if begun.call == _NONE else begun
+
+    @property
+    def command(self) -> int:
+        """The process group of the command under way, which is not the child's; 0: there is none.
+
+        Set by the child, so that the command does not survive it.
+        """
+        pid: int = _PID.unpack_from(self._memory, _COMMAND)[0]
+        return pid
+
+    @command.setter
+    def command(self, pid: int) -> None:
+        _PID.pack_into(self._memory, _COMMAND, pid)
 
     def stop(self) -> None:
         """Have the child start no further call of its command."""

@@ -144,10 +144,14 @@ class Child:
 
     def signal(self, number: int) -> None:
         """Send a signal to the child and to all that it started."""
-        try:
-            os.killpg(self.pid, number)
-        except (ProcessLookupError, PermissionError):
-            pass  # dead already; or what is left runs as somebody else, such as sudo
+        groups = [self.pid]
+        if number == signal.SIGKILL and self.page.command:
+            groups.append(self.page.command)  # which the child ends by itself, given the time
+        for group in groups:
+            try:
+                os.killpg(group, number)
+            except (ProcessLookupError, PermissionError):
+                continue  # dead already; or what is left runs as somebody else, such as sudo
 
     def kill(self, call: int) -> None:
         """End a call if it is under way: SIGTERM now, SIGKILL if that does not help."""

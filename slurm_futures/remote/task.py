@@ -96,9 +96,11 @@ class TaskWorker:
         if self._place.restart:
             done = self._done.resume(self._place.restart)
             self._todo = [index for index in self._todo if self._number(index) not in done]
-        while self._work():
-            self._wait()
-        self._crew.close()
+        try:
+            while self._work():
+                self._wait()
+        finally:
+            self._crew.close()
         code = 1 if self._failures or self._crew.stopping else 0
         # With a newer copy at work it is not for this one to say how the task ends.
         self._flush({'ended': {'code': code, 'term': self._crew.stopping or self._outdated}})

@@ -94,6 +94,8 @@ class LocalStream:
         for pipe in (self._process.stdin, self._process.stdout, self._log):
             if pipe is not None:
                 pipe.close()
-        threading.Thread(
-            target=self._process.wait, name='slurm_futures reaper', daemon=True
-        ).start()
+        # An interpreter that is leaving starts no thread (Python 3.12); then init reaps the child.
+        with contextlib.suppress(RuntimeError):
+            threading.Thread(
+                target=self._process.wait, name='slurm_futures reaper', daemon=True
+            ).start()
