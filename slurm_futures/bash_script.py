@@ -35,9 +35,11 @@ class BashTemplate:
             functions and options, and start in the folder where it ends. As in a script, a line
             that fails does not stop the others; ``exit`` ends the script, and ``|| exit 1`` behind
             a line makes its failure count.
-        teardown: Shell lines to run at the end, in the shell that setup has prepared: after the
-            last step, a step that failed, SIGTERM, or an ``exit`` in setup. Its own exit status is
-            that of its last line, and the script's if all steps have succeeded.
+        teardown: Shell lines to run at the end, each of them whatever becomes of the others: after
+            the last step, a step that failed, or an ``exit`` in setup, whose variables it sees; and
+            on SIGTERM, within the time that Slurm leaves until SIGKILL (KillWait, 30 seconds by
+            default). If all steps have succeeded, the script's exit status is that of its last
+            line; a step's failure it does not hide.
 
     Raises:
         ConfigError: A part that cannot work, or a header line that Slurm would ignore or
