@@ -33,6 +33,7 @@ __all__ = [
     'text',
     'text_input',
     'time_limit',
+    'yes_or_no',
 ]
 
 _T = TypeVar('_T')
@@ -117,6 +118,17 @@ def at_least(minimum: int) -> Callable[[object], int]:
         return number
 
     return whole_number
+
+
+def yes_or_no(value: object) -> bool:
+    """Return a bool.
+
+    Raises:
+        ConfigError: Anything else; nothing is taken for one.
+    """
+    if not isinstance(value, bool):
+        raise ConfigError(f'got {shown(value)}; write True or False')
+    return value
 
 
 def positive(value: object) -> float:

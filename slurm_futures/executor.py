@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import ParamSpec, Self, Unpack
 
+    from slurm_futures.bash_script import BashScript
     from slurm_futures.resources import ResourceOptions
 
     P = ParamSpec('P')
@@ -152,7 +153,7 @@ class SlurmExecutor(Executor):
     @overload
     def submit(
         self,
-        script: str | os.PathLike[str],
+        script: str | os.PathLike[str] | BashScript,
         /,
         *,
         cwd: str | os.PathLike[str] | None = None,
@@ -165,8 +166,8 @@ class SlurmExecutor(Executor):
 
         Args:
             fn: a function, called with the arguments that follow: on the login node, or in a
-                Slurm job if this executor has resources. Or a batch script: its text, or the path
-                of a local file (a PathLike) that holds it.
+                Slurm job if this executor has resources. Or a batch script: its text, the path of
+                a local file (a PathLike) that holds it, or a `BashScript`.
             *args: of the function.
             **kwargs: of the function. Of a script: ``cwd``, the folder on the cluster where it
                 runs; ``name``, the job's name; ``check=False``, to get the state of a failed job
@@ -184,7 +185,7 @@ class SlurmExecutor(Executor):
         if isinstance(fn, str | os.PathLike):
             return self._submit_script(fn, *args, **kwargs)
         if not callable(fn):
-            raise TypeError(f'submit() takes a function or a batch script, not {fn!r}')
+            return self._submit_script(_rendered(fn), *args, **kwargs)
         try:
             function = payload.dump_function(fn)
             arguments = payload.dump_arguments(args, kwargs)
@@ -420,3 +421,11 @@ def _interrupts() -> tuple[type[BaseException], ...]:
 def _read_script(path: os.PathLike[str]) -> str:
     # What is not UTF-8 is refused together with all else that a script must not be.
     return Path(path).read_text(encoding='utf-8', errors='surrogateescape')
+
+
+def _rendered(script: object) -> str:
+    from slurm_futures.bash_script import BashScript
+
+    if not isinstance(script, BashScript):
+        raise TypeError(f'submit() takes a function or a batch script, not {script!r}')
+    return script.render()

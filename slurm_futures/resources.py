@@ -18,6 +18,7 @@ from slurm_futures.checks import (
     shown,
     text,
     time_limit,
+    yes_or_no,
 )
 from slurm_futures.errors import ConfigError
 from slurm_futures.sbatch_options import OPTION_KINDS
@@ -217,13 +218,6 @@ def _exclusive(value: object) -> object:
     return value or None
 
 
-def _yes_or_no(value: object) -> bool:
-    """Return a bool; nothing else is taken for one."""
-    if not isinstance(value, bool):
-        raise ConfigError(f'got {shown(value)}; write True or False')
-    return value
-
-
 def _arrays(value: object) -> object:
     """Return 'auto' or False."""
     if value is not False and value != 'auto':
@@ -303,7 +297,7 @@ _CHECKS: Mapping[str, Callable[[object], object]] = {
     'mem_per_cpu': memory,
     'gpus': _gpu_count,
     'exclusive': _exclusive,
-    'requeue': _yes_or_no,
+    'requeue': yes_or_no,
     'arrays': _arrays,
     'setup': shell_lines,
     'env': environment,

@@ -3,66 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from cluster.client import Control
+from documents import CHECKOUT, Document, check_promises, run_program
 from slurm_futures import Resources, config, errors
 
-README = Path(__file__).parents[1] / 'README.md'
-
-EXPECTATION = re.compile(r'^(?P<indent> *)(?P<expression>\S.*?)  # -> (?P<value>.+)$', re.MULTILINE)
-BLOCK = re.compile(r'^```(?P<language>\w+)\n(?P<code>.*?)^```$', re.MULTILINE | re.DOTALL)
+README = Document('README.md')
 FIRST_CELL = re.compile(r'^\| (`[^|]*) \|', re.MULTILINE)
-
-CHECKER = """\
-def _check(expression, found, expected):
-    if found != expected:
-        raise AssertionError(f'README: {expression} is {found!r}, not {expected!r}')
-    print('checked', expression)
-"""
-
-
-def blocks(language: str) -> list[str]:
-    """Return the code of the README's blocks in one language."""
-    found = BLOCK.findall(README.read_text(encoding='utf-8'))
-    return [code for name, code in found if name == language]
-
-
-def as_program(code: str) -> str:
-    """Return the code as a program that checks the values its comments promise."""
-
-    def check(match: re.Match[str]) -> str:
-        indent, expression, value = match.groups()
-        return f'{indent}_check({expression!r}, {expression}, {value})'
-
-    return CHECKER + EXPECTATION.sub(check, code)
-
-
-def run_program(program: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    """Run a program in a folder that is its user's home, too."""
-    path = folder / 'program.py'
-    path.write_text(program, encoding='utf-8')
-    return subprocess.run(
-        [sys.executable, '-W', 'error', str(path)],
-        cwd=folder,
-        env=dict(os.environ, HOME=str(folder)),
-        capture_output=True,
-        text=True,
-        timeout=110,
-        check=False,
-    )
 
 
 def section(title: str) -> str:
     """Return the part of the README below a heading, up to the next of any level."""
-    text = README.read_text(encoding='utf-8')
-    match = re.search(rf'^##+ {title}\n(.*?)^##', text, re.MULTILINE | re.DOTALL)
+    match = re.search(rf'^##+ {title}\n(.*?)^##', README.text, re.MULTILINE | re.DOTALL)
     assert match, title
     return match[1]
 
@@ -76,17 +33,12 @@ def documented(title: str) -> set[str]:
 
 def test_code_gives_the_values_that_it_promises(cluster: Control, work_dir: Path) -> None:
     """All Python blocks, run as one program, give what their comments say, without a warning."""
-    code = '\n'.join(blocks('python'))
-    # Only ends without a value wait for the next query, and they are not the point here.
-    code = code.replace("{'slurm': {}}", "{'slurm': {'polling_interval': 0.5}}")
-    done = run_program(as_program(code), work_dir)
-    assert (done.returncode, done.stderr) == (0, '')
-    assert done.stdout.count('checked ') == code.count('# -> ') >= 20
+    assert check_promises(README.blocks('python'), work_dir) >= 20
 
 
 def test_detached_script_goes_on(cluster: Control, work_dir: Path) -> None:
     """The README's block on detach(): the job runs although its program has ended."""
-    (code,) = (code for code in blocks('python') if 'detach()' in code)
+    (code,) = (code for code in README.blocks('python') if 'detach()' in code)
     code = code.replace('night.submit', 'job = night.submit').replace('date >', 'sleep 2; date >')
     head = 'from slurm_futures import SlurmExecutor\n'
     done = run_program(f'{head}{code}print(job.job_id, job.done())\n', work_dir)
@@ -129,18 +81,14 @@ def test_error_table_names_the_builtin_bases() -> None:
 
 def test_shell_blocks_are_valid_and_their_files_exist() -> None:
     """What the README has one type is valid shell, and every file in it is there."""
-    lines = ''.join(blocks('sh'))
+    lines = ''.join(README.blocks('sh'))
     subprocess.run(['bash', '-n'], input=lines, text=True, check=True, timeout=10)
     files = re.findall(r'\S+/\S+\.\w+', lines)
     assert files == ['examples/simple_workflow.py', 'tests/run.sh']
-    links = re.findall(r'\]\(([^)#]+)\)', README.read_text(encoding='utf-8'))
-    for name in files + links:
-        assert (README.parent / name).is_file(), name
+    for name in files:
+        assert (CHECKOUT / name).is_file(), name
 
 
-def test_internal_links_lead_to_headings() -> None:
-    """Each '#section' link has its heading."""
-    text = README.read_text(encoding='utf-8')
-    headings = re.findall(r'^#+ (.+)$', text, re.MULTILINE)
-    anchors = {heading.lower().replace(' ', '-') for heading in headings}
-    assert set(re.findall(r'\]\(#([^)]+)\)', text)) <= anchors
+def test_links() -> None:
+    """Each leads to a file or to a heading."""
+    assert README.broken_links() == []

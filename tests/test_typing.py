@@ -16,7 +16,7 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 
-from slurm_futures import SlurmExecutor
+from slurm_futures import BashGroup, BashScript, BashStep, BashTemplate, SlurmExecutor
 
 
 def add(a: int, b: int) -> int:
@@ -61,6 +61,22 @@ def everything(executor: SlurmExecutor) -> None:
     executor.submit('#!/bin/bash', 1)  # error
     executor.submit('#!/bin/bash', partition='cpu')  # error
     executor.submit('#!/bin/bash', check='no')  # error
+
+    # scripts from steps
+    template = BashTemplate(header=['#SBATCH -p cpu'], setup='module load gcc')
+    step = BashStep(['python', Path('x.py')], cwd=Path('/'), checkpoint='done', exit_on_error=False)
+    script = BashScript(template, [step, BashGroup([step, BashStep('ls')], parallel=2)])
+    reveal_type(script.render())  # str
+    reveal_type(executor.submit(script))  # JobFuture[JobState]
+    executor.submit(script, cwd=Path('/tmp'), name='a', mkdir=True, check=False)
+    executor.submit(script, 1)  # error
+    executor.submit(script, partition='cpu')  # error
+    executor.submit(step)  # error
+    BashScript([step])  # error
+    BashScript(template, ['ls'])  # error
+    BashGroup([step], parallel='2')  # error
+    BashTemplate(header=1)  # error
+    BashStep(['ls', 1])  # error
 
     # map
     reveal_type(executor.map(add, [1], [2]))  # Iterator[int]

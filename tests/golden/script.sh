@@ -56,7 +56,7 @@ if ! type module >/dev/null 2>&1; then
     if [ -r "$sf_init" ]; then . "$sf_init"; break; fi
   done
 fi
-if ! type conda 2>/dev/null | grep -q function && [ -n "$CONDA_EXE" ]; then
+if ! type conda 2>/dev/null | grep -q function && [ -n "${CONDA_EXE-}" ]; then
   . "${CONDA_EXE%/*/*}/etc/profile.d/conda.sh"
 fi
 module load gcc
