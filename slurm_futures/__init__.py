@@ -24,6 +24,7 @@ from slurm_futures.errors import (
     SlurmFuturesError,
     SubmitError,
     TimeLimit,
+    Unkeyable,
     WorkerDied,
 )
 from slurm_futures.executor import SlurmExecutor
@@ -57,5 +58,6 @@ __all__ = [
     'SlurmFuturesError',
     'SubmitError',
     'TimeLimit',
+    'Unkeyable',
     'WorkerDied',
 ]

@@ -27,7 +27,7 @@ from hypothesis import strategies as st
 
 import kinds
 from helpers import python_command
-from slurm_futures import keys
+from slurm_futures import keys, parts
 from slurm_futures.errors import Unkeyable
 from slurm_futures.keys import digest
 
@@ -114,7 +114,7 @@ def test_use_leaves_no_trace() -> None:
 def test_same_when_traced() -> None:
     """A debugger or a measurement of coverage, which change the bytecode, change no key."""
     before = digest(kinds.simulate)
-    keys.read_code.cache_clear()
+    parts.read_code.cache_clear()
     old = sys.gettrace()
     sys.settrace(lambda *_: None)
     try:
@@ -440,7 +440,7 @@ def guarded() -> None:
         pass
 
 
-LOCK = threading.Lock()
+LOCK: Any = threading.Lock()
 SOCKET = socket.socket()
 SOCKET.close()
 
@@ -488,7 +488,7 @@ UNKEYABLE: dict[str, tuple[Callable[[], Any], str, str]] = {
         "value[0].__globals__['guarded'].__globals__['LOCK']",
         '_thread.lock',
     ),
-    'closure': (lambda: kinds.counted(LOCK), "value.__closure__['fn']", '_thread.lock'),
+    'closure': (lambda: kinds.adder(LOCK), "value.__closure__['step']", '_thread.lock'),
     'default': (lambda: lambda a=LOCK: a, 'value.__defaults__[0]', '_thread.lock'),
     'argument': (
         lambda: functools.partial(print, LOCK),
