@@ -48,6 +48,11 @@ _VOLATILE = frozenset(
         '__static_attributes__',
         '__weakref__',
         '_abc_impl',
+        '_hashable_values_',
+        '_member_map_',
+        '_unhashable_values_',
+        '_unhashable_values_map_',
+        '_value2member_map_',
     ]
 )
 """Variables of a class that say nothing, or that the interpreter makes when it needs them."""
@@ -121,11 +126,7 @@ def class_parts(cls: type) -> Iterator[Part]:
     yield '.__bases__', cls.__bases__
     variables = {n: v for n, v in sorted(vars(cls).items()) if not _is_volatile(n)}
     if isinstance(cls, enum.EnumMeta):
-        # How a class keeps its members differs between versions of Python.
-        members = {name: getattr(cls, name).value for name in cls.__members__}
-        private = {n for n in variables if n.startswith('_') and n.endswith('_')}
-        variables = {n: v for n, v in variables.items() if n not in private | set(members)}
-        yield '.__members__', members
+        variables |= {name: getattr(cls, name).value for name in cls.__members__}
     yield '', Variables(variables)
 
 

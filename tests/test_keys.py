@@ -208,6 +208,13 @@ class Thing(Base):
         return 9
 class Colour(enum.Enum):
     RED = 'r'
+    def __str__(self):
+        return 'red'
+    @classmethod
+    def _missing_(cls, value):
+        return cls.RED
+class Flags(enum.IntFlag):
+    ON = 1
 @functools.lru_cache
 def cached(x):
     return x * 10
@@ -216,7 +223,7 @@ def work(x, items=(1, 2)):
         rate = RATE
     plus = lambda y: y + 11
     found = [Decimal(y) for y in items if y in {12, 13}]
-    return helper(x) + plus(x) + cached(x) + Thing().go() + Colour.RED.value.real
+    return Flags(x) + helper(x) + plus(x) + cached(x) + Thing().go() + Colour.RED.value.real
 work.mark = 14
 value = (work, make(15), functools.partial(work, 16), Thing(), Colour.RED)
 """
@@ -248,6 +255,9 @@ MUTATIONS = [
     ('@property', '@functools.cached_property'),
     ("RED = 'r'", "RED = 'R'"),
     ("RED = 'r'", "RED = 'r'\n    BLUE = 'b'"),
+    ("return 'red'", "return 'Red'"),
+    ('return cls.RED', 'return None'),
+    ('ON = 1', 'ON = 2'),
     ('x * 10', 'x * 20'),
     ('items=(1, 2)', 'items=[1, 2]'),
     ('rate = RATE', 'rate = LIMIT'),
