@@ -30,6 +30,7 @@ from slurm_futures.errors import (
 from slurm_futures.executor import SlurmExecutor
 from slurm_futures.futures import JobFuture
 from slurm_futures.remote.states import JobState
+from slurm_futures.reporting import progress
 from slurm_futures.resources import Resources
 
 __all__ = [
@@ -60,4 +61,5 @@ __all__ = [
     'TimeLimit',
     'Unkeyable',
     'WorkerDied',
+    'progress',
 ]
