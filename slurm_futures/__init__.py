@@ -26,11 +26,13 @@ from slurm_futures.errors import (
     SlurmFuturesError,
     SubmitError,
     TimeLimit,
+    Unkeyable,
     WorkerDied,
 )
 from slurm_futures.executor import SlurmExecutor
 from slurm_futures.futures import JobFuture
 from slurm_futures.remote.states import JobState
+from slurm_futures.reporting import progress
 from slurm_futures.resources import Resources
 
 if TYPE_CHECKING:
@@ -79,5 +81,7 @@ __all__ = [
     'SlurmFuturesError',
     'SubmitError',
     'TimeLimit',
+    'Unkeyable',
     'WorkerDied',
+    'progress',
 ]

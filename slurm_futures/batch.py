@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import math
 import posixpath
 import time
@@ -92,6 +93,7 @@ class Batch(ABC):
         cancelled: calls that the user has cancelled and nobody has been told of.
         unwanted: tasks whose jobs are to be cancelled as soon as there are any.
         held: the job ids of its tasks that wait for a person.
+        ends: how many of its calls have 'succeeded', 'failed', been 'cancelled'.
         decide_at: when to decide about its tasks again.
     """
 
@@ -112,6 +114,7 @@ class Batch(ABC):
         self.cancelled: list[int] = []
         self.unwanted: set[int] = set()
         self.held: set[str] = set()
+        self.ends: collections.Counter[str] = collections.Counter()
         self.decide_at = math.inf
         self.created = time.time()
         self._open: dict[int, Entry] = {}  # nothing else keeps a call, and so its result
@@ -288,7 +291,8 @@ class Batch(ABC):
     # ---- Group
 
     def on_end(self, entry: Entry) -> None:
-        """Forget a call whose future is done."""
+        """Forget a call whose future is done, but for how it ended."""
+        self.ends[_how_ended(entry)] += 1
         self._owner.on_end(entry, self)
 
     def cancel(self, entry: Entry) -> None:
@@ -298,3 +302,9 @@ class Batch(ABC):
     def kill(self, entry: Entry) -> None:
         """End a running call."""
         self._owner.kill(entry, self)
+
+
+def _how_ended(entry: Entry) -> str:
+    if entry.error is not None:
+        return 'failed'
+    return 'cancelled' if entry.future.cancelled() else 'succeeded'

@@ -19,6 +19,7 @@ SlurmFuturesError
 ├ RemoteError                        an exception that cannot be rebuilt here, as text
 │ └ RemoteImportError(ImportError)   a module that is missing over there
 ├ PythonVersionMismatch              python_cmd is another minor version than ours
+├ Unkeyable(TypeError)               a value that no stable key can be made of
 ├ JournalError                       the journal cannot be read, written or owned
 └ ExecutorBroken(BrokenExecutor)     the executor is unusable, never one call's death
 
@@ -58,6 +59,7 @@ __all__ = [
     'SlurmFuturesError',
     'SubmitError',
     'TimeLimit',
+    'Unkeyable',
     'WorkerDied',
 ]
 
@@ -266,6 +268,20 @@ class PythonVersionMismatch(SlurmFuturesError):
         super().__init__(message)
         self.client = client
         self.remote = remote
+
+
+class Unkeyable(SlurmFuturesError, TypeError):
+    """No stable key can be made of a value: a part of it is bound to this process.
+
+    Attributes:
+        path: Where that part is, as an expression: "args[0]['model'].lock".
+        kind: Its type, as '_thread.lock'.
+    """
+
+    def __init__(self, message: str, *, path: str = '', kind: str = '') -> None:
+        super().__init__(message)
+        self.path = path
+        self.kind = kind
 
 
 class JournalError(SlurmFuturesError):

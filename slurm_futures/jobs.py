@@ -15,6 +15,7 @@ import functools
 import logging
 import math
 import time
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -41,6 +42,8 @@ TAIL = 4000
 TAIL_PATIENCE = 15.0
 """Seconds that an error waits for them: the log's file system may hang."""
 
+LINE = 300
+"""Characters of an error that the log shows."""
 
 Relaunch = Callable[[Batch, Sequence[CallSet]], Sequence[Batch]]
 
@@ -98,6 +101,7 @@ class Jobs:
         if batch.number not in self._batches:
             self._orders.scancel([job], batch.cluster)  # nothing is left for it to do
             return
+        _mention_submitted(batch, job)
         self._submissions.settle(batch)
         self._query_at = min(self._query_at, self._clock() + self._interval)
         self._remove_unwanted(batch)
@@ -108,6 +112,7 @@ class Jobs:
         message = f'sbatch refused {batch.label}'
         if code is None or not stderr:
             message, stderr = f'{batch.label} cannot be submitted: {words(reply)}', ''
+        LOGGER.info('%s cannot be submitted: %s', batch.label, words(reply))
         for entry in batch.open_entries():
             error = SubmitError(message, stderr=stderr, returncode=code)
             self._ledger.fail(entry, error)
@@ -124,6 +129,8 @@ class Jobs:
     def drop(self, batch: Batch) -> None:
         """Forget a batch that is over."""
         if self._batches.pop(batch.number, None):
+            if batch.has_job:
+                _mention_finished(batch, self._clock() - batch.submitted_at)
             self._submissions.make_room(batch.bucket)
         if not self._batches:
             self._connection.expect_messages('jobs', expected=False)
@@ -151,6 +158,8 @@ class Jobs:
     def on_end(self, entry: Entry, batch: Batch) -> None:
         """Close the task of a call whose future is done, if it was its last."""
         batch.close_call(entry)
+        if entry.error is not None and batch.has_job:
+            _mention_failed(batch, entry.work.job_id, entry.error)
         if batch.is_over and batch.has_job and not batch.is_unwanted:
             self.drop(batch)
 
@@ -334,3 +343,24 @@ def _mention_held(batch: Batch, tracker: Tracker) -> None:
             ', '.join(fresh),
             held[fresh[0]],
         )
+
+
+def _mention_submitted(batch: Batch, job: str) -> None:
+    tasks = len(batch.task_indices())
+    array = f' in {tasks} tasks' if tasks > 1 else ''
+    LOGGER.info('job %s submitted: %s%s', job, batch.label, array)
+
+
+def _mention_failed(batch: Batch, job_id: str | None, error: BaseException) -> None:
+    """Say why a call has failed; of all but the first one of a batch, at level DEBUG."""
+    level = logging.INFO if batch.ends['failed'] == 1 else logging.DEBUG
+    if LOGGER.isEnabledFor(level):  # a user's own exception may be slow to say what it is
+        lines = ''.join(traceback.format_exception_only(type(error), error)).split('\n')
+        what = 'script' if batch.is_script else 'call'
+        LOGGER.log(level, 'job %s: a %s has failed: %s', job_id, what, lines[0][:LINE])
+
+
+def _mention_finished(batch: Batch, seconds: float) -> None:
+    verb = 'finished' if batch.ends['succeeded'] or not batch.ends['failed'] else 'failed'
+    ends = ', '.join(f'{count} {how}' for how, count in sorted(batch.ends.items(), reverse=True))
+    LOGGER.info('job %s %s after %.0f s: %s', batch.jobs[-1], verb, seconds, ends)

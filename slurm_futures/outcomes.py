@@ -30,12 +30,21 @@ class Group(Protocol):
 
 @dataclass(eq=False)
 class Entry:
-    """A call or script whose future is not done."""
+    """A call or script whose future is not done.
+
+    Attributes:
+        future: what the user waits for.
+        work: what is known of it.
+        group: whatever has sent it on its way.
+        killed: whether the user has asked for its end.
+        error: what the future is about to raise.
+    """
 
     future: JobFuture[Any]
     work: Work
     group: Group
     killed: bool = False
+    error: BaseException | None = None
 
 
 def _nothing() -> None:
@@ -114,6 +123,7 @@ class Ledger:
 
     def fail(self, entry: Entry, error: BaseException) -> None:
         """Give the future its exception."""
+        entry.error = error
         self._end(entry, lambda: futures.fail(entry.future, error))
 
     def drop(self, entry: Entry) -> None:

@@ -16,7 +16,7 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 
-from slurm_futures import BashGroup, BashScript, BashStep, BashTemplate, SlurmExecutor
+from slurm_futures import BashGroup, BashScript, BashStep, BashTemplate, SlurmExecutor, progress
 
 
 def add(a: int, b: int) -> int:
@@ -100,6 +100,8 @@ def everything(executor: SlurmExecutor) -> None:
     executor.shutdown(False)
     executor.shutdown(wait=False, cancel_futures=True)
     executor.shutdown(True, True)  # error
+    reveal_type(progress([executor.submit(add, 1, 2)], desc='adding'))  # Iterator[JobFuture[int]]
+    progress([1])  # error
     reveal_type(executor.connect())  # SlurmExecutor
     reveal_type(SlurmExecutor.from_config({'queue_system': {'slurm': {}}}))  # SlurmExecutor
 
@@ -161,9 +163,9 @@ def test_types(tmp_path: Path) -> None:
 
 
 def test_import_leaves_paramiko_alone() -> None:
-    """`import slurm_futures` imports neither paramiko nor asyncio, nor what connects to hosts."""
+    """`import slurm_futures` imports neither paramiko, asyncio nor tqdm, nor what locks files."""
     code = 'import slurm_futures, sys; print(*sys.modules)'
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
     modules = set(done.stdout.split())
     assert 'slurm_futures.executor' in modules
-    assert not modules & {'paramiko', 'cryptography', 'asyncio', 'filelock'}
+    assert not modules & {'paramiko', 'cryptography', 'asyncio', 'filelock', 'tqdm'}
