@@ -184,6 +184,7 @@ HELLO = {
     'work_dir': '/work',
     'folder': '/work/.slurm_futures/runs/run1',
     'entry': '/lib/entry.py',
+    'library': '/lib',
     'python': [3, 11, 2],
     'host': 'login1',
 }
