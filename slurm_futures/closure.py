@@ -59,7 +59,6 @@ class Closure:
     def __init__(self, sources: Sources) -> None:
         self.pieces: dict[Piece, None] = {}
         self._sources = sources
-        self._covered: set[Piece] = set()
         self._found: dict[str, Module | None] = {}
         self._reached: set[str] = set()
 
@@ -150,9 +149,14 @@ class Closure:
             self._put(module.name.replace('.', '/'), folder)
 
     def _put(self, place: str, path: str) -> None:
-        folder, name = os.path.split(path)
-        around, _, last = place.rpartition('/')
-        is_covered = last == name and (around, folder) in self._covered
-        self._covered.add((place, path))
-        if not is_covered:
+        if not self._comes_with_a_folder(place, path):
             self.pieces[place, path] = None
+
+    def _comes_with_a_folder(self, place: str, path: str) -> bool:
+        while (place, path) not in self.pieces:
+            around, _, name = place.rpartition('/')
+            folder, own_name = os.path.split(path)
+            if name != own_name or not name:
+                return False
+            place, path = around, folder
+        return True

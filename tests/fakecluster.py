@@ -50,6 +50,7 @@ class Submission:
         count: how many calls there are; 1 for a script.
         chunksize: calls a task.
         job: the id that Slurm gave it; empty: none.
+        facts: what its tasks are told of all calls.
     """
 
     batch: int
@@ -59,6 +60,7 @@ class Submission:
     count: int
     chunksize: int
     job: str = ''
+    facts: dict[str, Any] = field(default_factory=dict)
 
     @property
     def tasks(self) -> int:
@@ -132,6 +134,7 @@ class Cluster:
             facts.get('first', 0),
             facts.get('count', 1),
             facts.get('chunksize', 1),
+            facts=facts,
         )
         self.submissions.append(taken)
         return taken
