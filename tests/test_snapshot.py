@@ -39,7 +39,9 @@ class Taker:
         self._snapshots = Snapshots(wishes, self._names_of_tests, self.clock)
         monkeypatch.setattr('slurm_futures.snapshot.list_files', self._list)
         read = File.read
-        monkeypatch.setattr(File, 'read', lambda file: (self.reads.append(file.path), read(file))[1])
+        monkeypatch.setattr(
+            File, 'read', lambda file: (self.reads.append(file.path), read(file))[1]
+        )
 
     def _names_of_tests(self) -> Collection[str]:
         """Return all modules that are not the project's, as if they travelled by value."""
@@ -94,7 +96,9 @@ def test_nothing_is_nothing(taker: Taker) -> None:
 
 def test_contents_and_permissions(project: Project, taker: Taker) -> None:
     """A snapshot holds the files' contents by place, and knows which may be executed."""
-    project.write({'pack/__init__.py': 'x = 1\n', 'pack/data/table.bin': b'\0\xff', 'pack/tool': ''})
+    project.write(
+        {'pack/__init__.py': 'x = 1\n', 'pack/data/table.bin': b'\0\xff', 'pack/tool': ''}
+    )
     Path(project.path('pack/tool')).chmod(0o755)
     project.load('pack')
     snapshot = taker.take(len)
@@ -367,7 +371,10 @@ def test_new_code_is_looked_at_once(project: Project, taker: Taker) -> None:
         assert taker.names(first) == {'lazy_one.py'}
     assert taker.looks == 1
     assert taker.names(typed_in('def f():\n    from lazy_one import x\n')) == {'lazy_one.py'}
-    assert taker.names(typed_in('def f():\n    import lazy_two\n')) == {'lazy_one.py', 'lazy_two.py'}
+    assert taker.names(typed_in('def f():\n    import lazy_two\n')) == {
+        'lazy_one.py',
+        'lazy_two.py',
+    }
 
 
 def test_pauses_grow_with_the_effort(
