@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import threading
 import time
@@ -16,8 +17,13 @@ from slurm_futures.filetree import File, list_files
 from slurm_futures.modules import Module, loaded_users_modules, namespace
 from slurm_futures.remote.library import digest
 
+LOGGER = logging.getLogger('slurm_futures')
+
 RECHECK = 1.0
 """Seconds that files count as unchanged, at least, as long as nothing speaks against it."""
+
+CHURN = 20
+"""So many snapshots that differ in data alone are no accident."""
 
 SHARE = 20
 """Files are looked at again after so many times as long as it took, at the earliest."""
@@ -71,6 +77,7 @@ class Snapshots:
         self._read_at = 0
         self._files: dict[str, File] = {}
         self._snapshot: Snapshot | None = None
+        self._churn = 0
         closure = Closure(self._sources)
         for wish in wishes:
             closure.wish(wish)
@@ -130,6 +137,21 @@ class Snapshots:
         if self._snapshot is None or name != self._snapshot.digest:
             taken = Snapshot(name, MappingProxyType(contents), programs)
             self._snapshot = taken if contents else None
+            self._watch_churn(known, contents)
+
+    def _watch_churn(self, old: Mapping[str, bytes], new: Mapping[str, bytes]) -> None:
+        """Warn of packages that data are written into while calls are submitted."""
+        changed = [place for place in old.keys() | new.keys() if old.get(place) != new.get(place)]
+        if any(place.endswith('.py') for place in changed):
+            return
+        self._churn += 1
+        if self._churn == CHURN:
+            LOGGER.warning(
+                '%d versions of your modules have travelled that differ only in data, such as %s: '
+                'have the program write its files elsewhere than into its packages',
+                CHURN,
+                changed[0],
+            )
 
 
 def _with_parents(name: str) -> list[str]:

@@ -419,6 +419,22 @@ def test_many_threads(project: Project, taker: Taker) -> None:
     assert taker.looks == 1
 
 
+def test_data_that_change_all_the_time(
+    project: Project, taker: Taker, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A program that writes into its own package is told so, once, for each version travels."""
+    project.write({'pack/__init__.py': ''})
+    project.load('pack')
+    taken = set()
+    for number in range(45):
+        assert ('pack/log.txt' in caplog.text) == (number > 20)
+        project.write({'pack/log.txt': str(number)})
+        taker.clock.now += 10
+        taken.add(taker.take(len).digest)
+    assert len(taken) == 45
+    assert len(caplog.records) == 1
+
+
 # ---- wishes
 
 
