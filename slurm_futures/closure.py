@@ -60,14 +60,18 @@ class Closure:
         self.pieces: dict[Piece, None] = {}
         self._sources = sources
         self._found: dict[str, Module | None] = {}
+        self._asked: set[str] = set()
         self._reached: set[str] = set()
 
     def add(self, names: Iterable[str]) -> None:
         """Take what is the user's of the modules of these names, and of those that they import."""
         stack = list(names)
         while stack:
-            for module in self._chain(stack.pop()):
-                stack.extend(self._reach(module))
+            name = stack.pop()
+            if name not in self._asked:
+                self._asked.add(name)
+                for module in self._chain(name):
+                    stack.extend(self._reach(module))
 
     def add_loaded(self, modules: Iterable[Module]) -> None:
         """Take the user's modules that have been imported, and those that they import."""
