@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import os
@@ -377,4 +378,8 @@ def share_out(limit: int | None, parts: int) -> list[int | None]:
 
 def module_folders() -> list[str]:
     """Return the folders in which this process finds its modules."""
-    return [os.path.abspath(entry) for entry in sys.path]
+    folders = []
+    for entry in sys.path:
+        with contextlib.suppress(FileNotFoundError):  # of a relative one: where it is has gone
+            folders.append(os.path.abspath(entry))
+    return folders

@@ -93,9 +93,9 @@ class Snapshots:
         """
         with self._lock:
             fresh = [code for code in codes if code not in self._codes]
-            names = self._names.union(*(imports.of_code(code, codes[code]) for code in fresh))
-            if names != self._names or self._is_stale():
-                self._renew(names)
+            found = frozenset().union(*(imports.of_code(code, codes[code]) for code in fresh))
+            if found - self._names or self._is_stale():
+                self._renew(self._names | found)
             self._codes.update(fresh)
             return self._snapshot
 

@@ -17,6 +17,7 @@ import pytest
 from fakes import Clock
 from projects import Project, make_old
 from slurm_futures import filetree, payload
+from slurm_futures.dispatcher import module_folders
 from slurm_futures.errors import ConfigError
 from slurm_futures.filetree import File, list_files
 from slurm_futures.snapshot import Snapshot, Snapshots
@@ -227,6 +228,22 @@ def test_what_typed_in_functions_import(project: Project, taker: Taker) -> None:
     assert taker.names(outer) == {'lazy_one.py', 'lazy_two.py'}
     relative = typed_in('def f():\n    from .a import b\n', 'pack')
     assert taker.names(relative) >= {'pack/__init__.py', 'pack/a.py'}
+
+
+def test_a_working_folder_that_is_gone(
+    project: Project, taker: Taker, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A program whose working folder has been removed finds the modules that lie elsewhere."""
+    project.write({'part.py': 'def f():\n    import nowhere_at_all\n'})
+    project.load('part')
+    gone = tmp_path / 'gone'
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    monkeypatch.syspath_prepend('')
+    assert module_folders()[0] == str(gone)
+    gone.rmdir()
+    assert taker.names() == {'part.py'}
+    assert module_folders() == [os.path.abspath(path) for path in sys.path if path]
 
 
 # ---- limits
