@@ -58,9 +58,13 @@ class Core:
 
     Args:
         plan: what the polling thread starts from.
+
+    Attributes:
+        login_workers: calls on the login node at the same time.
     """
 
     def __init__(self, plan: Plan) -> None:
+        self.login_workers = plan.login_workers
         self._pid = os.getpid()
         # Re-entrant: collecting garbage under it may run a destructor that shuts an executor down.
         self._lock = threading.RLock()

@@ -38,6 +38,9 @@ if TYPE_CHECKING:
 
 T = TypeVar('T')
 
+_ARRAY_SIZE = 1000
+"""Tasks that a job array has room for by Slurm's default (MaxArraySize)."""
+
 _REFILLS = 8
 """A map with a buffersize makes that many job arrays for as many calls as the buffer holds."""
 
@@ -88,6 +91,14 @@ class SlurmExecutor(Executor):
         sibling.name = self.name
         sibling._join(self._core, target, Scope(self._scope))  # noqa: SLF001 - its own
         return sibling
+
+    @property
+    def _max_workers(self) -> int:
+        """How many calls may run at once; dask asks the standard executors for it."""
+        resources = self._target.resources
+        if resources is None:
+            return self._core.login_workers
+        return resources.array_parallelism or _ARRAY_SIZE
 
     def __repr__(self) -> str:
         where = 'login node' if self._target.resources is None else 'jobs'

@@ -182,6 +182,6 @@ def _sweep(
 
 
 def _count_files(work_dir: str) -> int:
-    """Count the files of all runs' spools."""
+    """Count the files of all runs' spools; those of an executor that has ended are on their way."""
     runs = Path(work_dir, '.slurm_futures', 'runs')
-    return sum(1 for path in runs.rglob('*') if not path.is_dir())
+    return sum(len(files) for _, _, files in os.walk(runs))
