@@ -142,7 +142,7 @@ class Snapshots:
     def _watch_churn(self, old: Mapping[str, bytes], new: Mapping[str, bytes]) -> None:
         """Warn of packages that data are written into while calls are submitted."""
         changed = [place for place in old.keys() | new.keys() if old.get(place) != new.get(place)]
-        if any(place.endswith('.py') for place in changed):
+        if not changed or any(place.endswith('.py') for place in changed):
             return
         self._churn += 1
         if self._churn == CHURN:

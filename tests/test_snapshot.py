@@ -450,6 +450,11 @@ def test_data_that_change_all_the_time(
         taken.add(taker.take(len).digest)
     assert len(taken) == 45
     assert len(caplog.records) == 1
+    for number in range(25):  # permissions are no data
+        Path(project.path('pack/log.txt')).chmod(0o755 if number % 2 else 0o644)
+        taker.clock.now += 10
+        taker.take(len)
+    assert len(caplog.records) == 1
 
 
 # ---- wishes
