@@ -26,6 +26,7 @@ class Site:
     Attributes:
         folder: the run's spool.
         entry: the workers' entry script.
+        library: where the user's modules are, in folders named by their digests.
         cwd: where calls and scripts run unless they say otherwise.
         python_cmd: the interpreter for calls.
         setup: shell lines to run first in every job.
@@ -34,6 +35,7 @@ class Site:
 
     folder: str
     entry: str
+    library: str
     cwd: str
     python_cmd: str
     setup: Sequence[str]

@@ -15,6 +15,7 @@ from typing import Any
 from slurm_futures.futures import JobFuture
 from slurm_futures.remote.protocol import encode_calls
 from slurm_futures.resources import Resources
+from slurm_futures.snapshot import Snapshot
 
 FIRST_WINDOW = 0.01
 """Seconds that a lone call waits for others."""
@@ -38,11 +39,13 @@ class Target:
         resources: of the jobs; None: on the login node.
         cwd: where they run; None: in the executor's default.
         python_cmd: the interpreter; None: the executor's default.
+        modules: what they find first on their module path; None: nothing of ours.
     """
 
     resources: Resources | None = None
     cwd: str | None = None
     python_cmd: str | None = None
+    modules: Snapshot | None = None
 
 
 @dataclass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import posixpath
 import sys
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -100,6 +101,7 @@ class CallsBatch(Batch):
             'cwd': cwd,
             'python': list(sys.version_info[:2]),
             'sys_path': list(site.sys_path),
+            'modules': target.modules and posixpath.join(site.library, target.modules.digest),
         }
         return header, script + self._calls.encode(facts)
 

@@ -23,6 +23,7 @@ __all__ = [
     'did_you_mean',
     'environment',
     'memory',
+    'module_names',
     'named',
     'not_negative',
     'pairs',
@@ -216,6 +217,29 @@ def memory(value: object) -> str:
             f"got {shown(value)}; write whole numbers: '4G', '500M' or '1536' (megabytes)"
         )
     return value
+
+
+def module_names(value: object) -> tuple[str, ...] | None:
+    """Return names of modules as they are, and paths of folders in absolute form; None stays None.
+
+    Raises:
+        ConfigError: Not a list, or a member is neither. What has no '/' in it is a name, unless it
+            is a PathLike.
+    """
+    if value is None:
+        return None
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        raise ConfigError(f'got {shown(value)}; write a list of module names and folders')
+    return tuple(_module_name(member) for member in value)
+
+
+def _module_name(value: object) -> str:
+    if isinstance(value, os.PathLike) or (isinstance(value, str) and os.sep in value):
+        return os.path.abspath(os.path.expanduser(path(value)))
+    name = text(value)
+    if not all(map(str.isidentifier, name.split('.'))):
+        raise ConfigError(f"got {shown(name)}; write 'package.module', or a folder as './folder'")
+    return name
 
 
 def shell_lines(value: object) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ from pydantic import BeforeValidator, ValidationError
 from slurm_futures.checks import (
     at_least,
     did_you_mean,
+    module_names,
     not_negative,
     path,
     positive,
@@ -161,6 +162,8 @@ class ExecutorConfig:
         python_cmd: Python to run functions with on the cluster; None: the client's own when local,
             else 'python3'.
         setup: Shell lines to run before the agent and in every job, as one string or a list.
+        ship_modules: Modules and folders of modules that travel with the calls, besides the user's
+            own, which are found automatically; (): nothing travels.
         login_workers: Functions that run on the login node at the same time.
         grace_period: Seconds to wait, after Slurm says that a job has ended, for its outcome to
             appear on a slow file system.
@@ -172,6 +175,7 @@ class ExecutorConfig:
     work_dir: _Path | None = None
     python_cmd: _Path | None = None
     setup: Annotated[tuple[str, ...], BeforeValidator(shell_lines)] = ()
+    ship_modules: Annotated[tuple[str, ...] | None, BeforeValidator(module_names)] = None
     login_workers: _Count = 4
     grace_period: Annotated[float, BeforeValidator(not_negative)] = 90.0
 

@@ -14,6 +14,7 @@ import threading
 import weakref
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, wait
+from types import CodeType
 from typing import Any, TypeVar
 
 from slurm_futures import futures
@@ -21,6 +22,7 @@ from slurm_futures.dispatcher import Dispatcher, Plan
 from slurm_futures.errors import ExecutorBroken, SlurmFuturesError
 from slurm_futures.futures import JobFuture, Work
 from slurm_futures.poller import Inbox, Poller
+from slurm_futures.snapshot import Snapshot
 
 LOGGER = logging.getLogger('slurm_futures')
 
@@ -72,6 +74,7 @@ class Core:
         self._detached = False
         self._closed = False
         self._inbox = Inbox()
+        self._snapshots = plan.snapshots
         self._dispatcher = Dispatcher(plan, self._inbox.wake, self.is_pending, self._on_done)
         self._thread = threading.Thread(
             target=self._run, name='slurm_futures polling', daemon=False
@@ -133,6 +136,14 @@ class Core:
             self._check_open()
             self._pending[future] = scope
         return future
+
+    def take_snapshot(self, codes: Mapping[CodeType, str]) -> Snapshot | None:
+        """Return the user's modules for a call; None if they stay here.
+
+        Raises:
+            ConfigError: they are too large; the message says what to change.
+        """
+        return self._snapshots.take(codes) if self._snapshots else None
 
     def _check_open(self) -> None:
         if self._broken is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import os
@@ -16,19 +17,18 @@ from slurm_futures.batch import Batch, Frame, Site
 from slurm_futures.batching import CallSet, Target, Windows
 from slurm_futures.calls_batch import CallsBatch, Lane
 from slurm_futures.connection import Connection
-from slurm_futures.errors import ConnectionFailed, PythonVersionMismatch
 from slurm_futures.futures import JobFuture
 from slurm_futures.jobs import Jobs
 from slurm_futures.line import Recipe
 from slurm_futures.logincalls import LoginCalls
 from slurm_futures.outcomes import Entry, Group, Ledger
+from slurm_futures.prerequisites import Prerequisites
 from slurm_futures.remote.slurm_parsers import ClusterLimits
 from slurm_futures.script_batch import ScriptBatch, ScriptJob
+from slurm_futures.snapshot import Snapshots
 from slurm_futures.tracking import Policy
 
 LOGGER = logging.getLogger('slurm_futures')
-
-Action = Callable[['BaseException | None'], None]
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,7 @@ class Plan:
         polling_interval: seconds between two queries.
         login_workers: calls on the login node at the same time.
         share_sys_path: whether workers can use the client's module folders.
+        snapshots: of the user's modules; None: they stay here.
     """
 
     recipe: Recipe
@@ -52,6 +53,7 @@ class Plan:
     polling_interval: float
     login_workers: int
     share_sys_path: bool
+    snapshots: Snapshots | None = None
 
 
 class Dispatcher:
@@ -88,8 +90,7 @@ class Dispatcher:
         self._batches = itertools.count(1)
         self._acks: list[str] = []
         self._received: list[int] = []
-        self._held: list[tuple[str, Action]] = []
-        self._versions: dict[str, str | None] = {}
+        self._prerequisites = Prerequisites(self.connection, plan.recipe.python_cmd)
         self._policy: Policy | None = None
         self._most_tasks = 1
         self._unlaunched: list[CallSet | ScriptJob] = []
@@ -104,9 +105,8 @@ class Dispatcher:
     ) -> None:
         """Run a function on the login node, or in a job together with others like it."""
         if target.resources is None:
-            self._ready(
-                target.python_cmd or '',
-                lambda error: self._call_on_login(error, future, target, function, args),
+            self._prerequisites.when_met(
+                target, lambda error: self._call_on_login(error, future, target, function, args)
             )
             return
 
@@ -114,7 +114,7 @@ class Dispatcher:
             if self._wanted(future, error):
                 self._windows.add(target, label, (future, function, args))
 
-        self._ready(target.python_cmd or '', add)
+        self._prerequisites.when_met(target, add)
 
     def submit_set(self, calls: CallSet) -> None:
         """Run the calls of a map."""
@@ -129,7 +129,7 @@ class Dispatcher:
             if wanted:
                 self._launch(replace(calls, calls=wanted))
 
-        self._ready(target.python_cmd or '', launch)
+        self._prerequisites.when_met(target, launch)
 
     def submit_script(self, job: ScriptJob) -> None:
         """Queue a batch script."""
@@ -138,7 +138,7 @@ class Dispatcher:
             if self._wanted(job.future, error):
                 self._launch(job)
 
-        self._ready(None, launch)
+        self._prerequisites.when_met(None, launch)
 
     def run_command(self, future: JobFuture[Any], header: Mapping[str, Any], body: bytes) -> None:
         """Run a command on the login node."""
@@ -151,11 +151,11 @@ class Dispatcher:
                 entry = self._entry(future, next(self._numbers), self.login)
                 self.login.submit(entry, dict(header, do_kind='command', cwd=cwd), body)
 
-        self._ready(None, run)
+        self._prerequisites.when_met(None, run)
 
     def ask(self, header: Mapping[str, Any], reply: Callable[..., None]) -> None:
         """Send the agent a request of the user's."""
-        self._ready(None, lambda error: self._ask(error, header, reply))
+        self._prerequisites.when_met(None, lambda error: self._ask(error, header, reply))
 
     def _ask(
         self, error: BaseException | None, header: Mapping[str, Any], reply: Callable[..., None]
@@ -196,7 +196,7 @@ class Dispatcher:
     def unsubmitted(self) -> bool:
         """Whether anything is still on its way to Slurm."""
         return bool(
-            self._held or self._unlaunched or self._windows.deadline() < float('inf')
+            self._prerequisites.held or self._unlaunched or self._windows.deadline() < float('inf')
         ) or any(self.jobs.unsubmitted())
 
     # ---- the way to the agent
@@ -209,53 +209,6 @@ class Dispatcher:
             futures.fail(future, error)
             self._on_done(future)
         return error is None
-
-    def _ready(self, python_cmd: str | None, action: Action) -> None:
-        """Call ``action`` once connected, with an error if functions cannot run there.
-
-        Args:
-            python_cmd: the interpreter that functions need; '' is the default one, None: none.
-            action: what to do; called with None, or with the reason why it cannot be done.
-        """
-        if self.hello is None:
-            self._held.append((python_cmd or '' if python_cmd is not None else '\0', action))
-            self.connection.open()
-            return
-        if python_cmd is None or python_cmd == '\0':
-            return action(None)
-        if python_cmd not in self._versions:
-            self._versions[python_cmd] = None
-            header = {'do': 'python', 'python': python_cmd}
-            self.connection.request(header, b'', lambda h, _: self._on_version(python_cmd, h))
-        if self._versions[python_cmd] is None:
-            self._held.append((python_cmd, action))
-            return
-        action(self._mismatch(python_cmd))
-
-    def _on_version(self, python_cmd: str, reply: Mapping[str, Any]) -> None:
-        self._versions[python_cmd] = reply.get('version') or reply.get('error') or reply['stderr']
-        self._release()
-
-    def _release(self) -> None:
-        held, self._held = self._held, []
-        for python_cmd, action in held:
-            self._ready(python_cmd, action)
-
-    def _mismatch(self, python_cmd: str) -> BaseException | None:
-        ours = '.'.join(map(str, sys.version_info[:3]))
-        theirs = self._versions[python_cmd] or ''
-        where = python_cmd or self._plan.recipe.python_cmd
-        if not theirs[:1].isdigit():
-            return ConnectionFailed(f'{where} does not run on the login node: {theirs.strip()}')
-        if theirs.split('.')[:2] == ours.split('.')[:2]:
-            return None
-        return PythonVersionMismatch(
-            f'functions cannot travel between Python {ours} here and Python {theirs} at {where}: '
-            f'set python_cmd to a Python {".".join(ours.split(".")[:2])} there '
-            '(scripts and commands need no matching version)',
-            client=ours,
-            remote=theirs,
-        )
 
     def _entry(self, future: JobFuture[Any], number: int, group: Group) -> Entry:
         future.work.number = number
@@ -284,6 +237,7 @@ class Dispatcher:
             'do_kind': 'call',
             'cwd': self._folder(target.cwd),
             'python': target.python_cmd,
+            'modules': target.modules and target.modules.digest,
             'sizes': [len(function), len(args)],
         }
         entry = self._entry(future, next(self._numbers), self.login)
@@ -336,6 +290,7 @@ class Dispatcher:
         site = Site(
             folder=hello['folder'],
             entry=hello['entry'],
+            library=hello['library'],
             cwd=self._folder(None),
             python_cmd=self._plan.recipe.python_cmd,
             setup=self._plan.setup,
@@ -347,11 +302,10 @@ class Dispatcher:
 
     def _on_hello(self, hello: Mapping[str, Any]) -> None:
         self.hello = hello
-        self._versions[''] = '.'.join(map(str, hello['python']))
         self.login.on_hello()
         if self._policy is None:
             self.connection.request({'do': 'limits'}, b'', self._on_limits)
-        self._release()
+        self._prerequisites.on_hello('.'.join(map(str, hello['python'])))
 
     def _on_limits(self, limits: Mapping[str, Any], _body: bytes) -> None:
         if 'error' in limits:
@@ -367,9 +321,7 @@ class Dispatcher:
 
     def _on_failure(self, error: BaseException) -> None:
         """Fail everything: the login node could not be reached even once."""
-        held, self._held = self._held, []
-        for _, action in held:
-            action(error)
+        self._prerequisites.fail(error)
 
     def _on_event(self, header: Mapping[str, Any], body: bytes) -> None:
         event = header['event']
@@ -426,4 +378,8 @@ def share_out(limit: int | None, parts: int) -> list[int | None]:
 
 def module_folders() -> list[str]:
     """Return the folders in which this process finds its modules."""
-    return [os.path.abspath(entry) for entry in sys.path]
+    folders = []
+    for entry in sys.path:
+        with contextlib.suppress(FileNotFoundError):  # of a relative one: where it is has gone
+            folders.append(os.path.abspath(entry))
+    return folders

@@ -9,6 +9,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, overload
@@ -186,17 +187,23 @@ class SlurmExecutor(Executor):
             return self._submit_script(fn, *args, **kwargs)
         if not callable(fn):
             return self._submit_script(_rendered(fn), *args, **kwargs)
+        codes: payload.Codes = {}
         try:
-            function = payload.dump_function(fn)
-            arguments = payload.dump_arguments(args, kwargs)
+            function = payload.dump_function(fn, codes)
+            arguments = payload.dump_arguments(args, kwargs, codes)
+            target = self._target_with_modules(codes)
         except Exception as error:
             future = self._core.new_future(self._scope)
             self._core.refuse(future, error)
             return future
         future = self._core.new_future(self._scope)
-        target, name = self._target, label(fn)
+        name = label(fn)
         self._core.put(lambda d: d.submit_call(future, target, name, function, arguments))
         return future
+
+    def _target_with_modules(self, codes: payload.Codes) -> Target:
+        """Return where calls run that carry this code, with the user's modules as they are now."""
+        return replace(self._target, modules=self._core.take_snapshot(codes))
 
     def _submit_script(
         self,
@@ -269,14 +276,23 @@ class SlurmExecutor(Executor):
         futures: list[JobFuture[T]] = []
         try:
             futures.extend(self._core.new_future(self._scope) for _ in calls)
-            pickle_calls(work, fn, zip(futures, calls, strict=True), self._core.refuse)
+            pairs = zip(futures, calls, strict=True)
+            codes = pickle_calls(work, fn, pairs, self._core.refuse)
+            self._submit_set(work, codes)
         except BaseException:  # Ctrl-C: nobody will ever hear of these calls
             for future in futures:
                 future.cancel()
             raise
-        if work.calls:
-            self._core.put(lambda dispatcher: dispatcher.submit_set(work))
         return futures
+
+    def _submit_set(self, work: CallSet, codes: payload.Codes) -> None:
+        try:
+            work.target = self._target_with_modules(codes)
+        except Exception as error:
+            for future, _, _ in work.calls:
+                self._core.refuse(future, error)
+        else:
+            self._core.put(lambda dispatcher: dispatcher.submit_set(work))
 
     def run(
         self,

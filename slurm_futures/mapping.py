@@ -19,8 +19,8 @@ def pickle_calls(
     fn: Callable[..., Any],
     calls: Iterable[tuple[JobFuture[Any], tuple[Any, ...]]],
     refuse: Callable[[JobFuture[Any], BaseException], None],
-) -> None:
-    """Add calls to a set, but for those that cannot be pickled.
+) -> payload.Codes:
+    """Add calls to a set, but for those that cannot be pickled; return what code they carry.
 
     Args:
         work: what they are added to.
@@ -29,13 +29,15 @@ def pickle_calls(
         refuse: given the future of one that cannot be pickled, and why.
     """
     function: bytes | None = None
+    codes: payload.Codes = {}
     for future, args in calls:
         try:
             if function is None:
-                function = payload.dump_function(fn)
-            work.add(future, function, payload.dump_arguments(args, {}))
+                function = payload.dump_function(fn, codes)
+            work.add(future, function, payload.dump_arguments(args, {}, codes))
         except Exception as error:
             refuse(future, error)
+    return codes
 
 
 class Refill(Generic[T]):

@@ -10,7 +10,8 @@ from __future__ import annotations
 import io
 import pickle
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from types import CodeType, FunctionType
 from typing import Any
 
 import cloudpickle
@@ -36,16 +37,51 @@ class RemoteTraceback(Exception):
         return f'{self.place}\n"""\n{self.text}"""'
 
 
-def dump_function(function: Any) -> bytes:
-    """Pickle a function."""
-    data: bytes = cloudpickle.dumps(function, protocol=5)
-    return data
+Codes = dict[CodeType, str]
+"""Code that travels in pickles, each with the package that its relative imports start from."""
 
 
-def dump_arguments(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bytes:
-    """Pickle the arguments of a call."""
-    data: bytes = cloudpickle.dumps((tuple(args), dict(kwargs)), protocol=5)
-    return data
+class _CallPickler(cloudpickle.Pickler):  # type: ignore[misc]
+    """Takes note of the functions that it pickles by value."""
+
+    def __init__(self, file: io.BytesIO, codes: Codes) -> None:
+        super().__init__(file, protocol=5)
+        self._codes = codes
+
+    def reducer_override(self, obj: Any) -> Any:
+        reduced = super().reducer_override(obj)
+        if type(obj) is FunctionType and reduced is not NotImplemented:
+            self._codes[obj.__code__] = obj.__globals__.get('__package__') or ''
+        return reduced
+
+
+def dump_function(function: Any, codes: Codes | None = None) -> bytes:
+    """Pickle a function.
+
+    Args:
+        function: what to pickle.
+        codes: where to note the code that the pickle holds.
+    """
+    return _dumps(function, codes)
+
+
+def dump_arguments(
+    args: Sequence[Any], kwargs: Mapping[str, Any], codes: Codes | None = None
+) -> bytes:
+    """Pickle the arguments of a call; see `dump_function`."""
+    return _dumps((tuple(args), dict(kwargs)), codes)
+
+
+def _dumps(value: Any, codes: Codes | None) -> bytes:
+    with io.BytesIO() as file:
+        _CallPickler(file, {} if codes is None else codes).dump(value)
+        return file.getvalue()
+
+
+def modules_by_value() -> Collection[str]:
+    """Return the names of the modules that have been registered to be pickled by value."""
+    names: Collection[str] = _internals.list_registry_pickle_by_value()
+    return names
 
 
 class _OutcomeUnpickler(pickle.Unpickler):
@@ -96,7 +132,8 @@ def load_error(item: Mapping[str, Any], data: bytes, host: str) -> BaseException
     """Return the exception that a call raised on the cluster, as its own type where possible.
 
     Args:
-        item: the outcome's header: ``stage``, ``type``, ``text`` and ``module``.
+        item: the outcome's header: ``stage``, ``type`` and ``text``; of an ImportError also
+            ``module`` and ``python``, the interpreter.
         data: the pickled exception; empty where it could not be pickled.
         host: where the call ran, for messages.
 
@@ -105,18 +142,19 @@ def load_error(item: Mapping[str, Any], data: bytes, host: str) -> BaseException
         text where the exception cannot be rebuilt.
     """
     text = item['text']
+    place = f'on {host}' + (f' by {item["python"]}' if 'python' in item else '')
     if item['stage'] == 'load' and item.get('module'):
         error: BaseException = RemoteImportError(
-            f'module {item["module"]!r}, which the call needs, cannot be imported on {host}: '
-            'install it there for the interpreter at python_cmd, or put its folder on PYTHONPATH '
-            'in setup',
+            f'module {item["module"]!r}, which the call needs, cannot be imported {place}: '
+            'install it there for this interpreter, have it travel with ship_modules, or put its '
+            'folder on PYTHONPATH in setup',
             traceback=text,
             name=item['module'],
         )
     else:
         error = _rebuild(item, data, host)
     # As the interpreter does: an exception may forbid assignments, as frozen dataclasses do.
-    cause = RemoteTraceback(text, f'on {host}{_STAGES.get(item["stage"], "")}')
+    cause = RemoteTraceback(text, f'{place}{_STAGES.get(item["stage"], "")}')
     BaseException.__setattr__(error, '__cause__', cause)
     return error
 

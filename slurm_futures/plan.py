@@ -7,10 +7,12 @@ import sys
 import time
 from pathlib import Path
 
+from slurm_futures import payload
 from slurm_futures.config import ExecutorConfig
 from slurm_futures.dispatcher import Plan, module_folders
 from slurm_futures.errors import ConfigError
 from slurm_futures.line import Recipe
+from slurm_futures.snapshot import Snapshots
 from slurm_futures.transports.local import LocalTransport
 
 
@@ -41,7 +43,18 @@ def make_plan(config: ExecutorConfig) -> Plan:
         polling_interval=slurm.polling_interval,
         login_workers=config.login_workers,
         share_sys_path=True,
+        snapshots=_make_snapshots(config.ship_modules),
     )
+
+
+def _make_snapshots(ship_modules: tuple[str, ...] | None) -> Snapshots | None:
+    """Return what takes the user's modules along; None if they are not wanted there."""
+    if ship_modules == ():
+        return None
+    try:
+        return Snapshots(ship_modules or (), payload.modules_by_value)
+    except ConfigError as error:
+        raise ConfigError(f'ship_modules: {error}') from None
 
 
 def _new_run() -> str:

@@ -15,6 +15,7 @@ from cluster.client import Control
 from cluster.layout import ClusterError
 from fakecluster import World
 from helpers import Bench
+from projects import Project
 from slurm_futures import SlurmExecutor, bundle
 from slurm_futures.remote import library
 from waiting import Gate, Record
@@ -218,3 +219,11 @@ def gate(tmp_path: Path) -> Gate:
 def record(tmp_path: Path) -> Record:
     """A file that calls write to."""
     return Record(tmp_path / 'record')
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Iterator[Project]:
+    """A folder of modules; this process forgets them when the test ends."""
+    project = Project(tmp_path / 'project')
+    yield project
+    project.close()

@@ -50,6 +50,7 @@ class Submission:
         count: how many calls there are; 1 for a script.
         chunksize: calls a task.
         job: the id that Slurm gave it; empty: none.
+        facts: what its tasks are told of all calls.
     """
 
     batch: int
@@ -59,6 +60,7 @@ class Submission:
     count: int
     chunksize: int
     job: str = ''
+    facts: dict[str, Any] = field(default_factory=dict)
 
     @property
     def tasks(self) -> int:
@@ -85,6 +87,7 @@ class Cluster:
         seen: all requests that have been answered, in order.
         logs: the ends of log files, by path.
         new: the messages in the spool that have not been acknowledged.
+        library: the files of each snapshot of modules.
         agent: the name of the agent at work.
         jobs: the ids that sbatch gives.
     """
@@ -98,6 +101,7 @@ class Cluster:
     seen: list[dict[str, Any]] = field(default_factory=list)
     logs: dict[str, bytes] = field(default_factory=dict)
     new: dict[str, Message] = field(default_factory=dict)
+    library: dict[str, dict[str, bytes]] = field(default_factory=dict)
     agent: str = ''
     jobs: Iterator[int] = field(default_factory=lambda: itertools.count(100))
 
@@ -130,6 +134,7 @@ class Cluster:
             facts.get('first', 0),
             facts.get('count', 1),
             facts.get('chunksize', 1),
+            facts=facts,
         )
         self.submissions.append(taken)
         return taken
@@ -175,6 +180,17 @@ class Cluster:
 
     def _on_python(self, header: dict[str, Any], body: bytes) -> Reply:
         return {'version': '3.11.2', 'stderr': ''}
+
+    def _on_lacking(self, header: dict[str, Any], body: bytes) -> Reply:
+        there = self.library.get(header['modules'], {})
+        return {'names': [name for name in header['sizes'] if name not in there]}
+
+    def _on_put(self, header: dict[str, Any], body: bytes) -> Reply:
+        there, start = self.library.setdefault(header['modules'], {}), 0
+        for name, size in header['sizes'].items():
+            there[name] = body[start : start + size]
+            start += size
+        return {}
 
     def _on_owner(self, header: dict[str, Any], body: bytes) -> Reply:
         return {'owner': 'login1:boot:1:2', 'alive': True, 'lease': ''}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import socket
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
@@ -184,7 +185,8 @@ HELLO = {
     'work_dir': '/work',
     'folder': '/work/.slurm_futures/runs/run1',
     'entry': '/lib/entry.py',
-    'python': [3, 11, 2],
+    'library': '/lib',
+    'python': list(sys.version_info[:3]),
     'host': 'login1',
 }
 

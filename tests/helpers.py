@@ -123,6 +123,7 @@ class Bench:
             'cwd': str(self.cwd),
             'python': list(sys.version_info[:2]),
             'sys_path': [],
+            'modules': None,
             'chunksize': chunksize or len(calls),
             **facts,
         }

@@ -8,6 +8,7 @@ import select
 import shlex
 import sys
 import time
+import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -347,6 +348,93 @@ def test_an_interpreter_that_cannot_be_started(connect: Connect) -> None:
         assert header['kind'] == 'unstartable'
     assert client.ask('python', python=sys.executable)[0]['version'].count('.') == 2
     assert 'error' in client.ask('python', python='/no/such/python')[0]
+
+
+MODULES = {'only_shipped.py': b'answer = 42\n', 'pack/__init__.py': b'', 'pack/tool': b'#!'}
+
+
+def ship(client: Client, digest: str, files: dict[str, bytes]) -> None:
+    """Put modules into the agent's library."""
+    sizes = {name: len(content) for name, content in files.items()}
+    assert client.ask('lacking', modules=digest, sizes=sizes)[0]['names'] == list(files)
+    body = b''.join(files.values())
+    reply, _ = client.ask('put', body, modules=digest, sizes=sizes, programs=['pack/tool'])
+    assert 'error' not in reply
+    assert client.ask('lacking', modules=digest, sizes=sizes)[0]['names'] == []
+
+
+def answer() -> int:
+    """Look for what has been shipped."""
+    import only_shipped  # type: ignore[import-not-found]
+
+    return int(only_shipped.answer)
+
+
+def test_modules_are_shipped(connect: Connect) -> None:
+    """The agent says what it lacks, writes it into its library, and gives it to workers."""
+    client = connect()
+    ship(client, 'digest1', MODULES)
+    ship(client, 'digest2', {**MODULES, 'only_shipped.py': b'answer = 43\n'})
+    folder = Path(client.hello['library'], 'digest1')
+    assert (folder / 'pack' / 'tool').stat().st_mode & 0o100
+    typed_in = types.FunctionType(answer.__code__, {'int': int}, 'typed_in')
+    typed_in.__module__ = '__main__'
+    for number, digest in enumerate(['digest1', 'digest2', 'digest1'], 1):
+        client.call(number, typed_in, modules=digest)
+    assert [client.outcome(number) for number in (1, 2, 3)] == [42, 43, 42]
+    client.call(4, typed_in)
+    assert client.await_event('outcome', call=4)[0]['module'] == 'only_shipped'
+
+
+def test_modules_that_cannot_be_written(connect: Connect) -> None:
+    """What keeps them from being written is the answer, and leaves nothing behind."""
+    client = connect()
+    library = Path(client.hello['library'])
+    before = set(library.iterdir())
+    sizes = {'a.py': 1, 'a.py/b.py': 1}
+    reply, _ = client.ask('put', b'xy', modules='digest', sizes=sizes, programs=[])
+    assert 'FileExistsError' in reply['error']
+    assert set(library.iterdir()) == before
+
+
+def test_workers_make_room_for_others(connect: Connect) -> None:
+    """Whatever modules they have, so many run at a time; an idle one goes when another has to come.
+
+    Calls begin in the order in which they came.
+    """
+    client = connect()  # with two workers
+    for digest in ('digest1', 'digest2'):
+        ship(client, digest, MODULES)
+    for number, digest in enumerate(['digest1', 'digest1'], 1):
+        client.call(number, os.getppid, modules=digest)
+    first = {client.outcome(number) for number in (1, 2)}
+    client.call(3, time.sleep, 60, modules='digest2')
+    client.call(4, time.sleep, 60, modules='digest1')
+    client.await_event('begun', call=3)
+    client.await_event('begun', call=4)
+    client.call(5, os.getppid, modules='digest1')
+    client.call(6, os.getppid, modules='digest2')
+    client.ask('ping')
+    assert not [header for header, _ in client.arrived if header.get('call') in (5, 6)]
+    client.tell('drop', call=3)
+    client.await_event('outcome', call=3)
+    # In the place of the worker that has become idle and has other modules.
+    assert client.outcome(5) not in first
+    assert client.outcome(6) not in first
+    client.tell('drop', call=4)
+    client.await_event('outcome', call=4)
+    wait_for(lambda: sum(not is_gone(pid) for pid in first) <= 1)
+
+
+def test_an_idle_worker_with_the_same_modules_is_used(connect: Connect) -> None:
+    """Calls with different modules in turn find a warm worker each, as long as there is room."""
+    client = connect()
+    ship(client, 'digest1', MODULES)
+    pids = []
+    for number in range(1, 9):
+        client.call(number, os.getppid, modules='digest1' if number % 2 else None)
+        pids.append(client.outcome(number))
+    assert len(set(pids)) == 2
 
 
 def test_messages_are_pushed(connect: Connect) -> None:

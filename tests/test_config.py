@@ -43,6 +43,7 @@ def test_smallest_configuration_has_the_documented_defaults() -> None:
         work_dir=None,
         python_cmd=None,
         setup=(),
+        ship_modules=None,
         login_workers=4,
         grace_period=90.0,
     )
@@ -67,6 +68,7 @@ def test_full_configuration() -> None:
             'work_dir': '/home/user01/work',
             'python_cmd': PurePosixPath('/opt/py/bin/python'),
             'setup': ['module load gcc', 'conda activate x'],
+            'ship_modules': ['package.part', PurePosixPath('/opt/modules')],
             'login_workers': 1,
             'grace_period': 0,
         }
@@ -90,6 +92,7 @@ def test_full_configuration() -> None:
         work_dir='/home/user01/work',
         python_cmd='/opt/py/bin/python',
         setup=('module load gcc', 'conda activate x'),
+        ship_modules=('package.part', '/opt/modules'),
         login_workers=1,
         grace_period=0.0,
     )
@@ -189,6 +192,17 @@ def test_a_handmade_instance_is_checked_when_loaded() -> None:
             {'setup': 3},
             'setup: got 3; write shell lines, as one string or a list of strings',
         ),
+        (
+            {'ship_modules': 'package'},
+            "ship_modules: got 'package'; write a list of module names and folders",
+        ),
+        ({'ship_modules': 3}, 'ship_modules: got 3; write a list of module names and folders'),
+        ({'ship_modules': ['']}, "ship_modules: got ''; leave it out instead"),
+        ({'ship_modules': [3]}, 'ship_modules: got 3; write a string'),
+        (
+            {'ship_modules': ['my-folder']},
+            "ship_modules: got 'my-folder'; write 'package.module', or a folder as './folder'",
+        ),
         ({'ssh': {'gateway': {}}}, 'ssh.host: required\n  ssh.gateway.host: required'),
         (
             {'ssh': 'me@host'},
@@ -287,6 +301,19 @@ def test_empty_setup(given: Any) -> None:
         assert refusal({**SLURM, 'setup': given}).startswith('setup: got None')
     else:
         assert load_config({**SLURM, 'setup': given}).setup == ()
+
+
+def test_modules_have_one_normal_form(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Names stay names, folders become absolute; None and () are different things."""
+    monkeypatch.setenv('HOME', '/home/me')
+    monkeypatch.chdir('/usr')
+    folders = ['./lib', '../tmp/', '~/x', '/a//b', PurePosixPath('share')]
+    config = load_config({**SLURM, 'ship_modules': ['a', 'a.b_c', *folders]})
+    absolute = ('/usr/lib', '/tmp', '/home/me/x', '/a/b', '/usr/share')
+    assert config.ship_modules == ('a', 'a.b_c', *absolute)
+    assert load_config(config) == config
+    assert load_config({**SLURM, 'ship_modules': None}).ship_modules is None
+    assert load_config({**SLURM, 'ship_modules': []}).ship_modules == ()
 
 
 def test_importing_builds_no_validator() -> None:

@@ -25,7 +25,7 @@ from helpers import (
 )
 from slurm_futures import bundle
 from slurm_futures.remote.boot import FIRST
-from slurm_futures.remote.library import PACKAGE, digest, install
+from slurm_futures.remote.library import PACKAGE, digest, install, missing, put
 
 FILES = {f'{PACKAGE}/entry.py': b'print(1)\n', f'{PACKAGE}/more.py': b'x = 1\n', 'a/b.py': b''}
 ALIVE = ['3.8', '3.9', '3.10', '3.11', '3.12', '3.13']
@@ -60,6 +60,8 @@ def test_names_and_contents_make_the_digest() -> None:
     sets = [{'ab': b'c'}, {'a': b'bc'}, {'a': b'', 'b': b'c'}, {'ab': b'', 'c': b''}, {}]
     assert len({digest(files) for files in sets}) == len(sets)
     assert digest({'a': b'1', 'b': b'2'}) == digest({'b': b'2', 'a': b'1'})
+    assert digest({'a': b''}, {'a'}) not in (digest({'a': b''}), digest({'a x': b''}))
+    assert digest({'\udcff': b''})  # a name that is not UTF-8
 
 
 @pytest.mark.parametrize('lost', ['file', 'folder', 'part of a file', 'compiled files'])
@@ -200,3 +202,64 @@ def test_installed_files_are_compiled(work_dir: Path) -> None:
     assert (entry.parent / '__pycache__' / f'entry.{tag}.pyc').exists()
     with pytest.raises(py_compile.PyCompileError):
         install(str(work_dir), {'broken.py': b'def\n'})
+
+
+# ---- the user's modules
+
+USERS = {
+    'part.py': b'x = 1\n',
+    'pack/__init__.py': b'',
+    'pack/data/table.bin': bytes(range(256)),
+    'pack/broken.py': b'def\n',
+    'pack/null.py': b'\0',
+    'pack/tool': b'#!/bin/sh\necho ran\n',
+}
+
+
+def sizes(files: dict[str, bytes]) -> dict[str, int]:
+    """Return what a client asks for."""
+    return {name: len(content) for name, content in files.items()}
+
+
+def everything(folder: Path) -> dict[str, bytes]:
+    """Return all files in a folder but for compiled ones."""
+    files = [p for p in folder.rglob('*') if p.is_file() and p.suffix != '.pyc']
+    return {str(p.relative_to(folder)): p.read_bytes() for p in files}
+
+
+def test_users_files(work_dir: Path) -> None:
+    """They are written whatever is in them; programs may be executed; modules are compiled."""
+    folder = work_dir / 'digest'
+    assert missing(str(folder), sizes(USERS)) == list(USERS)
+    put(str(folder), USERS, {'pack/tool'})
+    assert everything(folder) == USERS
+    assert list(work_dir.iterdir()) == [folder]
+    assert missing(str(folder), sizes(USERS)) == []
+    assert subprocess.check_output([str(folder / 'pack' / 'tool')]) == b'ran\n'
+    assert not os.access(folder / 'part.py', os.X_OK)
+    tag = sys.implementation.cache_tag
+    assert (folder / '__pycache__' / f'part.{tag}.pyc').exists()
+    assert folder.stat().st_mode & 0o077 == 0
+
+
+def test_what_is_missing_is_put_beside_the_rest(work_dir: Path) -> None:
+    """Of a folder in use only what is not there, or is not whole, is written again."""
+    folder = work_dir / 'digest'
+    put(str(folder), USERS)
+    kept = (folder / 'part.py').stat()
+    shutil.rmtree(folder / 'pack' / 'data')
+    (folder / 'pack' / 'broken.py').write_bytes(b'd')
+    names = missing(str(folder), sizes(USERS))
+    assert names == ['pack/data/table.bin', 'pack/broken.py']
+    put(str(folder), {name: USERS[name] for name in names})
+    assert everything(folder) == USERS
+    assert (folder / 'part.py').stat() == kept
+    assert list(work_dir.iterdir()) == [folder]
+
+
+def test_a_failure_leaves_nothing_behind(work_dir: Path) -> None:
+    """What cannot be written whole is not there at all."""
+    files = {**USERS, 'part.py/below.py': b''}
+    with pytest.raises(FileExistsError):
+        put(str(work_dir / 'digest'), files)
+    assert list(work_dir.iterdir()) == []

@@ -121,7 +121,7 @@ def start(bench: Bench, entry: str) -> Iterator[Callable[[], Worker]]:
 
     def start() -> Worker:
         name = f'w{len(workers) + 1}'
-        command = [sys.executable, entry, 'login', bench.spool.folder, name, '[]']
+        command = [sys.executable, entry, 'login', bench.spool.folder, name, '[]', 'null']
         workers.append(Worker(command, bench.spool, bench.cwd))
         return workers[-1]
 
@@ -143,7 +143,7 @@ def quick_worker(bench: Bench) -> Iterator[Worker]:
 from slurm_futures.remote import child, login, supervisor
 child.TERM_TIMEOUT = 0.3
 supervisor.KILL_PATIENCE = 1.0
-login.main(sys.argv[1], 'w1', [])
+login.main(sys.argv[1], 'w1', [], None)
 """
     worker = Worker(python_command(program, bench.spool.folder), bench.spool, bench.cwd)
     yield worker
@@ -383,7 +383,7 @@ def test_the_lease_moves(bench: Bench) -> None:
     program = """
 from slurm_futures.remote import login
 login.LEASE_INTERVAL = 0.02
-login.main(sys.argv[1], 'w1', [])
+login.main(sys.argv[1], 'w1', [], None)
 """
     worker = Worker(python_command(program, bench.spool.folder), bench.spool, bench.cwd)
     gate = Gate(bench.cwd / 'gate')
@@ -576,7 +576,7 @@ def test_an_agent_that_is_stuck(bench: Bench) -> None:
     program = """
 from slurm_futures.remote import login
 login.RECEIPT_PATIENCE = 0.1
-login.main(sys.argv[1], 'w1', [])
+login.main(sys.argv[1], 'w1', [], None)
 """
     worker = Worker(python_command(program, bench.spool.folder), bench.spool, bench.cwd)
     worker.call(1, operator.add, 1, 1)
@@ -600,7 +600,7 @@ def test_a_spool_that_is_gone(bench: Bench, gate: Gate) -> None:
     program = """
 from slurm_futures.remote import login
 login.LEASE_INTERVAL = login.RECEIPT_PATIENCE = 0.02
-login.main(sys.argv[1], 'w1', [])
+login.main(sys.argv[1], 'w1', [], None)
 """
     worker = Worker(python_command(program, bench.spool.folder), bench.spool, bench.cwd)
     worker.call(1, pass_through, gate)

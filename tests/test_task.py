@@ -764,6 +764,73 @@ def test_the_clients_module_folders(bench: Bench, start: Start) -> None:
     assert values(bench) == {10: 42}
 
 
+def test_shipped_modules_come_first(bench: Bench, start: Start) -> None:
+    """What was shipped hides what this interpreter, or the client's folders, have of that name."""
+    shipped, shared = bench.folder / 'shipped', bench.folder / 'shared'
+    files = {'only_there.py': 1, 'cloudpickle_proto.py': 2, 'wave.py': 3}
+    for folder in (shipped, shared):
+        folder.mkdir()
+        for name, number in files.items():
+            (folder / name).write_text(f'answer = {folder.name!r}, {number}\n')
+    (shared / 'fallback.py').write_text('answer = "found"\n')
+
+    def look() -> list[Any]:
+        import importlib
+
+        names = ['only_there', 'cloudpickle_proto', 'wave', 'fallback']
+        return [importlib.import_module(name).answer for name in names]
+
+    bench.write_calls((look, ()), modules=str(shipped), sys_path=[str(shared)])
+    assert start().wait(60) == 0
+    expected = [*(('shipped', number) for number in files.values()), 'found']
+    assert values(bench) == {10: expected}
+
+
+def test_shipped_modules_with_names_of_the_standard_library(bench: Bench, start: Start) -> None:
+    """They do not get into the worker's own way: calls run, errors come back with their text."""
+    shipped = bench.folder / 'shipped'
+    shipped.mkdir()
+    worn = {'subprocess', 'traceback', 'linecache', 'token', 'dis', 'queue', 'typing', 'platform'}
+    for name in (worn | {'logging', 'string', 'tokenize'}) - set(sys.builtin_module_names):
+        (shipped / f'{name}.py').write_text('raise SystemExit("the wrong one")\n')
+    (shipped / 'colorsys.py').write_text('answer = 42\n')
+
+    class Own:
+        """Makes it necessary to pickle by value both ways."""
+
+    def look() -> tuple[int, type]:
+        import colorsys
+
+        answer: int = colorsys.answer  # type: ignore[attr-defined]
+        return answer, Own
+
+    def fail() -> float:
+        return 1 / 0
+
+    bench.write_calls((look, ()), (fail, ()), modules=str(shipped))
+    assert start().wait(60) == 1
+    (_, value), (item, error) = (outcomes(bench.spool)[call] for call in (10, 11))
+    assert payload.load_value(value) == (42, Own)
+    assert 'in fail' in item['text']
+    assert isinstance(payload.load_value(error), ZeroDivisionError)
+
+
+def test_shipped_modules_that_are_gone(bench: Bench, start: Start) -> None:
+    """Calls that do without them run; others say what they miss, on which interpreter."""
+
+    def look() -> None:
+        import nobody_has_this  # type: ignore[import-not-found]  # noqa: F401
+
+    bench.write_calls((add, (1, 1)), (look, ()), modules=str(bench.folder / 'gone'))
+    assert start().wait(60) == 1
+    found = outcomes(bench.spool)
+    assert payload.load_value(found[10][1]) == 2
+    error = payload.load_error(*found[11], 'n1')
+    assert type(error) is ModuleNotFoundError
+    assert error.name == 'nobody_has_this'
+    assert str(error.__cause__).startswith(f'on n1 by {sys.executable}\n')
+
+
 def test_a_spool_that_is_gone(bench: Bench, start: Start, gate: Gate) -> None:
     """A worker that cannot write outcomes fails, and its call does not live on unseen."""
     bench.write_calls((wait_at, (gate,)))

@@ -16,15 +16,16 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import itertools
 import os
 import sys
 import time
 import traceback
-from typing import Any, AsyncIterator, Awaitable, Callable, Dict, List, Set, Tuple, TypeVar
+from typing import Any, AsyncIterator, Awaitable, Callable, Dict, List, Set, TypeVar
 
 from . import library
 from .login import is_alive, process_identity
-from .loginpool import Launch, LoginPool
+from .loginpool import Kind, Launch, LoginPool
 from .protocol import CHUNK, LARGE, Header
 from .slurm import SlurmQueue
 from .spool import REVOKED, Spool, UnsafeFolder, read_header, secure_folder
@@ -55,7 +56,7 @@ class Agent:
         self._large: Set[asyncio.Task[None]] = set()
         self._tasks: Set[asyncio.Task[None]] = set()
         self._dropped: Set[int] = set()
-        self._pools: Dict[Tuple[str, str], LoginPool] = {}
+        self._pools: Dict[str, LoginPool] = {}
         self._watching = asyncio.Event()
         self._news_at = time.monotonic()
         self._silent = 0.0
@@ -92,13 +93,19 @@ class Agent:
         secure_folder(root)
         self._spool = Spool(os.path.join(root, 'runs', config['run']))
         self._spool.create()
-        self._entry = library.install(os.path.join(root, 'lib'), self._files)
+        self._library = os.path.join(root, 'lib')
+        entry = library.install(self._library, self._files)
+        launch = Launch(self._spool, entry, config['sys_path'], itertools.count(1))
+        limits = {'call': config['login_workers'], 'command': sys.maxsize}
+        for kind, limit in limits.items():
+            self._pools[kind] = LoginPool(launch, limit, self._on_login_event)
         self._queue = SlurmQueue(config['slurm'], os.environ)
         return {
             'event': 'hello',
             'work_dir': work_dir,
             'folder': self._spool.folder,
-            'entry': self._entry,
+            'entry': entry,
+            'library': self._library,
             'python': list(sys.version_info[:3]),
             'executable': sys.executable,
             'host': os.uname().nodename,
@@ -219,20 +226,15 @@ class Agent:
 
     async def on_call(self, header: Header, body: bytes) -> None:
         """Run a function or a command; what comes of it is told in events."""
-        kind, python = header['do_kind'], header.get('python') or sys.executable
-        pool = self._pools.get((kind, python))
-        if pool is None:
-            limit = self._config['login_workers'] if kind == 'call' else sys.maxsize
-            launch = Launch(self._spool, self._entry, self._config['sys_path'])
-            pool = LoginPool(launch, python, limit, self._on_login_event)
-            self._pools[kind, python] = pool
-        command = dict(header, do=kind)
+        modules = header.get('modules')
+        kind = Kind(header.get('python') or sys.executable, modules and self._folder(modules))
+        command = dict(header, do=header['do_kind'])
         if len(body) > LARGE:
             name = f'call-{header["call"]}'
             command['body'] = await _thread(self._spool.write, 'calls', name, [body])
             body = b''
         if header['call'] not in self._dropped:
-            await pool.add(command, body)
+            await self._pools[header['do_kind']].add(kind, command, body)
 
     async def _on_login_event(self, header: Header, body: bytes) -> None:
         if header['event'] == 'delivered':
@@ -347,6 +349,25 @@ class Agent:
     async def on_tail(self, header: Header, _body: bytes) -> Header:
         """Read a log file from ``start`` to ``end``, of that the last ``limit`` bytes."""
         return await _thread(_tail, header)
+
+    def _folder(self, digest: str) -> str:
+        """Return where the user's modules of a digest are."""
+        return os.path.join(self._library, digest)
+
+    async def on_lacking(self, header: Header, _body: bytes) -> Header:
+        """Say which files of the user's modules are not there."""
+        folder = self._folder(header['modules'])
+        return {'names': await _thread(library.missing, folder, header['sizes'])}
+
+    async def on_put(self, header: Header, body: bytes) -> Header:
+        """Write files of the user's modules; in the body they follow one another."""
+        files, start = {}, 0
+        for name, size in header['sizes'].items():
+            files[name] = body[start : start + size]
+            start += size
+        folder = self._folder(header['modules'])
+        await _thread(library.put, folder, files, set(header['programs']))
+        return {}
 
     async def on_python(self, header: Header, _body: bytes) -> Header:
         """Say which version another interpreter has."""

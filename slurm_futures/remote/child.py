@@ -48,16 +48,24 @@ class Context:
         topic: what messages are called.
         header: of every message this supervisor writes.
         sys_path: folders to look for modules in, after the interpreter's own.
+        modules: the folder to look for modules in first; None: there is none.
         places: the most calls of one command.
     """
 
     def __init__(
-        self, spool: Spool, topic: str, header: Header, sys_path: List[str], places: int = 1
+        self,
+        spool: Spool,
+        topic: str,
+        header: Header,
+        sys_path: List[str],
+        modules: Optional[str] = None,
+        places: int = 1,
     ) -> None:
         self.spool = spool
         self.topic = topic
         self.header = header
         self.sys_path = sys_path
+        self.modules = modules
         self.places = places
 
 
@@ -102,6 +110,26 @@ def _leave_the_supervisor_behind(pipes: Pipes, context: Context) -> None:
     sys.modules['__main__'] = types.ModuleType('__main__')
     sys.argv = ['']
     sys.path.extend(entry for entry in context.sys_path if entry not in sys.path)
+    if context.modules is not None:
+        _put_first(context.modules)
+
+
+def _put_first(folder: str) -> None:
+    """Have modules imported from a folder, before all others that have the same name."""
+    try:
+        names = {name.partition('.')[0] for name in os.listdir(folder)}
+    except OSError:  # whoever needs a module will miss it
+        names = set()
+    # Python knows them since 3.10, and calls come from no older one.
+    if not names.isdisjoint(getattr(sys, 'stdlib_module_names', ())):
+        _import_what_is_missing()
+    sys.path.insert(0, folder)
+
+
+def _import_what_is_missing() -> None:
+    """Import what this process imports when it needs it, while that is still what it expects."""
+    for name in ('subprocess', 'traceback', 'cloudpickle'):
+        __import__(name)
 
 
 def _close_all_but(pipes: Pipes) -> None:
@@ -315,7 +343,7 @@ def _error(error: BaseException, stage: str) -> Outcome:
     name = f'{type(error).__module__}.{type(error).__qualname__}'
     header: Header = {'kind': 'error', 'stage': stage, 'text': text, 'type': name}
     if isinstance(error, ImportError):
-        header['module'] = error.name
+        header.update(module=error.name, python=sys.executable)
     return header, pickled
 
 

@@ -46,7 +46,7 @@ def main(role, folder, name, *more):  # type: ignore[no-untyped-def]
     worker = getattr(package, role)
     if role == 'task':
         return worker.main(folder, int(name))
-    return worker.main(folder, name, json.loads(more[0]))
+    return worker.main(folder, name, *map(json.loads, more))
 
 
 if __name__ == '__main__':

@@ -30,7 +30,9 @@ RECEIPT_PATIENCE = 5.0
 class LoginWorker:
     """Runs calls for one agent."""
 
-    def __init__(self, spool: Spool, name: str, sys_path: List[str]) -> None:
+    def __init__(
+        self, spool: Spool, name: str, sys_path: List[str], modules: Optional[str]
+    ) -> None:
         self._spool = spool
         self._agent: Optional[int] = os.dup(0)
         self._answers = os.dup(1)
@@ -47,7 +49,7 @@ class LoginWorker:
         self._lease = 0
         self._lease_at: Optional[float] = None
         self._signals = Signals((signal.SIGTERM, signal.SIGHUP))
-        self._crew = Crew(Context(spool, 'login', self._header, sys_path))
+        self._crew = Crew(Context(spool, 'login', self._header, sys_path, modules))
 
     def run(self) -> None:
         """Serve the agent until it is gone and the call under way is finished."""
@@ -178,7 +180,7 @@ def is_alive(identity: str) -> Optional[bool]:
         return False
 
 
-def main(folder: str, name: str, sys_path: List[str]) -> int:
+def main(folder: str, name: str, sys_path: List[str], modules: Optional[str]) -> int:
     """Serve the agent on stdin and stdout."""
-    LoginWorker(Spool(folder), name, sys_path).run()
+    LoginWorker(Spool(folder), name, sys_path, modules).run()
     return 0

@@ -8,7 +8,7 @@ import json
 import os
 import signal
 import subprocess
-from typing import Awaitable, Callable, Deque, Dict, List, NamedTuple, Optional
+from typing import Awaitable, Callable, Deque, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 from .protocol import Header, Message
 from .spool import Spool
@@ -21,22 +21,32 @@ Report = Callable[[Header, bytes], Awaitable[None]]
 
 
 class Launch(NamedTuple):
-    """How login workers are started."""
+    """How login workers are started; ``numbers`` tells them apart."""
 
     spool: Spool
     entry: str
     sys_path: List[str]
+    numbers: Iterator[int]
+
+
+class Kind(NamedTuple):
+    """What a worker cannot change any more: its interpreter, and the modules it has."""
+
+    python: str
+    modules: Optional[str]
 
 
 class _Worker:
     """One worker process and what it is doing."""
 
-    def __init__(self, launch: Launch, python: str, name: str) -> None:
+    def __init__(self, launch: Launch, kind: Kind) -> None:
+        self.kind = kind
+        name = f'login-{os.getpid()}-{next(launch.numbers)}'
         self._error_log = launch.spool.path('logs', f'{name}.err')
-        sys_path = json.dumps(launch.sys_path)
+        words = [launch.spool.folder, name, json.dumps(launch.sys_path), json.dumps(kind.modules)]
         with open(self._error_log, 'ab') as log:
             self.process = subprocess.Popen(
-                [python, launch.entry, 'login', launch.spool.folder, name, sys_path],
+                [kind.python, launch.entry, 'login', *words],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -98,28 +108,26 @@ def _kill_groups(pid: int) -> None:
 
 
 class LoginPool:
-    """Runs calls on at most ``limit`` workers of one interpreter, in the order they came."""
+    """Runs calls on at most ``limit`` workers at a time, in the order they came."""
 
-    def __init__(self, launch: Launch, python: str, limit: int, report: Report) -> None:
+    def __init__(self, launch: Launch, limit: int, report: Report) -> None:
         self._launch = launch
-        self._python = python
         self._limit = limit
         self._report = report
-        self._waiting: Deque[Message] = collections.deque()
+        self._waiting: Deque[Tuple[Kind, Message]] = collections.deque()
         self._workers: Dict[_Worker, asyncio.Task[None]] = {}
         self._idle: List[_Worker] = []
         self._unconfirmed: Dict[int, _Worker] = {}
-        self._started = 0
 
-    async def add(self, call: Header, body: bytes) -> None:
+    async def add(self, kind: Kind, call: Header, body: bytes) -> None:
         """Run a call as soon as a worker is free."""
-        self._waiting.append((call, body))
+        self._waiting.append((kind, (call, body)))
         await self._dispatch()
 
     async def drop(self, call: int) -> bool:
         """Forget a call that waits, or end the one under way; return whether it was here."""
         for waiting in self._waiting:
-            if waiting[0]['call'] == call:
+            if waiting[1][0]['call'] == call:
                 self._waiting.remove(waiting)
                 return True
         for worker in self._workers:
@@ -139,24 +147,39 @@ class LoginPool:
 
     async def _dispatch(self) -> None:
         while self._waiting:
-            worker = self._idle.pop() if self._idle else None
-            if worker is None and len(self._workers) >= self._limit:
+            kind = self._waiting[0][0]
+            worker = self._take_idle(kind)
+            if worker is None and not self._make_room():
                 return
-            call, body = self._waiting.popleft()
+            call, body = self._waiting.popleft()[1]
             if worker is None:
                 try:
-                    worker = self._start()
+                    worker = self._start(kind)
                 except OSError as error:
-                    text = f'{self._python} cannot be started: {error}'
+                    text = f'{kind.python} cannot be started: {error}'
                     outcome = {'event': 'outcome', 'kind': 'unstartable', 'text': text}
                     await self._report(dict(outcome, call=call['call']), b'')
                     continue
             await self._hand(worker, call, body)
 
-    def _start(self) -> _Worker:
-        self._started += 1
-        name = f'login-{os.getpid()}-{self._started}'
-        worker = _Worker(self._launch, self._python, name)
+    def _take_idle(self, kind: Kind) -> Optional[_Worker]:
+        for worker in reversed(self._idle):  # the others may become superfluous
+            if worker.kind == kind:
+                self._idle.remove(worker)
+                return worker
+        return None
+
+    def _make_room(self) -> bool:
+        """Return whether a worker may be started, in the place of an idle one if need be."""
+        if sum(not worker.is_closed for worker in self._workers) < self._limit:
+            return True
+        if self._idle:
+            self._retire(self._idle[0])
+            return True
+        return False
+
+    def _start(self, kind: Kind) -> _Worker:
+        worker = _Worker(self._launch, kind)
         self._workers[worker] = asyncio.get_running_loop().create_task(self._listen(worker))
         return worker
 

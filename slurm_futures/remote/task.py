@@ -85,8 +85,16 @@ class TaskWorker:
         self._failures = 0
         self._delivered = 0
         self._signals = Signals((signal.SIGTERM, *FORWARDED))
-        context = Context(spool, place.topic, self._header, calls['sys_path'], calls['chunksize'])
-        self._crew = Crew(context)
+        self._crew = Crew(
+            Context(
+                spool,
+                place.topic,
+                self._header,
+                calls['sys_path'],
+                calls['modules'],
+                calls['chunksize'],
+            )
+        )
 
     def run(self) -> int:
         """Run all calls; return the exit status: 0 if each of them returned a value."""
