@@ -48,6 +48,7 @@ _STRICT = {'extra': 'forbid', 'revalidate_instances': 'always'}
 _Text = Annotated[str, BeforeValidator(text)]
 _Path = Annotated[str, BeforeValidator(path)]
 _Seconds = Annotated[float, BeforeValidator(positive)]
+_Grace = Annotated[float, BeforeValidator(not_negative)]
 _Count = Annotated[int, BeforeValidator(at_least(1))]
 
 # 'name:port', '[address]:port', or an IPv6 address alone, which has two colons at least.
@@ -162,8 +163,8 @@ class ExecutorConfig:
             else 'python3'.
         setup: Shell lines to run before the agent and in every job, as one string or a list.
         login_workers: Functions that run on the login node at the same time.
-        grace_period: Seconds to wait, after Slurm says that a job has ended, for its outcome to
-            appear on a slow file system.
+        grace_period: Seconds to wait, after the queue says that a job has ended, for its outcome
+            to appear on a slow file system; None: 90 with Slurm, 1 with the embedded queue.
     """
 
     __pydantic_config__: ClassVar[Any] = _STRICT
@@ -173,7 +174,7 @@ class ExecutorConfig:
     python_cmd: _Path | None = None
     setup: Annotated[tuple[str, ...], BeforeValidator(shell_lines)] = ()
     login_workers: _Count = 4
-    grace_period: Annotated[float, BeforeValidator(not_negative)] = 90.0
+    grace_period: _Grace | None = None
 
 
 _SECTIONS: Mapping[str, Any] = {
