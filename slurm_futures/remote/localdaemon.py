@@ -1,6 +1,6 @@
 """The embedded queue's daemon: one process that runs the jobs of all who ask it to.
 
-It belongs to a folder, and may be killed at any moment: the next one goes on from what the folder says::
+It belongs to a folder. It may be killed at any moment: the next one goes on from what it finds::
 
     agent --socket--> Daemon --> Jobs     what is to be done (pure)
                         |------> Log      written down before it takes effect

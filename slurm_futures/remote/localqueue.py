@@ -178,7 +178,7 @@ class LocalQueue:
         loop = asyncio.get_running_loop()
         try:
             answer: Dict[str, Any] = json.loads(
-                await loop.run_in_executor(None, _exchange, self._folder, data)
+                await loop.run_in_executor(None, ask, self._folder, data)
             )
         except socket.timeout:
             words = f'the embedded queue has not answered for {ANSWER_TIMEOUT:g} s'
@@ -219,7 +219,7 @@ def _umask() -> int:
     return int(lines['Umask'], 8)
 
 
-def _exchange(folder: str, data: bytes) -> bytes:
+def ask(folder: str, data: bytes) -> bytes:
     """Ask the daemon of a folder; blocks.
 
     Raises:
