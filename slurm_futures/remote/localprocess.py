@@ -207,7 +207,8 @@ def _execute(start: Start) -> NoReturn:
         descriptor = os.open(path, flags, 0o666)
         os.dup2(descriptor, target)
         os.close(descriptor)
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-    signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+    for number in signal.valid_signals():  # SIGPIPE by Python, SIGINT by a shell's `&`
+        if signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     os.execve(start.argv[0], start.argv, start.environment)

@@ -170,7 +170,7 @@ class LocalQueue:
                 return answer
             await asyncio.sleep(PAUSE * attempt)
             await self._start()
-        words = f'the embedded queue dies over a question: see {self._folder}/messages'
+        words = f'the embedded queue cannot be reached: see {self._folder}/messages'
         raise Unavailable(words, AMBIGUOUS)
 
     async def _exchange(self, data: bytes) -> Optional[Dict[str, Any]]:

@@ -60,7 +60,7 @@ def _become_daemon(folder: str, host: str, settings: Dict[str, float], tell: int
         return status
     os.close(tell)
     asyncio.run(daemon.run(listener))
-    os.unlink(SOCKET)
+    _remove_socket()  # still under the lock; Python 3.13 may have done it
     return 0
 
 
@@ -78,11 +78,15 @@ def _redirect() -> None:
 
 def _listen() -> socket.socket:
     """Listen in the working folder, whose path may be too long for the name of a socket."""
-    try:
-        os.unlink(SOCKET)
-    except FileNotFoundError:
-        pass
+    _remove_socket()
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(SOCKET)
     listener.listen(128)
     return listener
+
+
+def _remove_socket() -> None:
+    try:
+        os.unlink(SOCKET)
+    except FileNotFoundError:
+        pass
