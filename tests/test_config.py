@@ -44,7 +44,7 @@ def test_smallest_configuration_has_the_documented_defaults() -> None:
         python_cmd=None,
         setup=(),
         login_workers=4,
-        grace_period=90.0,
+        grace_period=None,
     )
 
 

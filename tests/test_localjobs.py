@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from typing import Any
 
@@ -267,16 +268,40 @@ def test_time_limit(desk: Desk) -> None:
     desk.clock.now = start + 40
     assert list(desk.jobs.due()) == [((job, 0), 'warn')]
     desk.apply({'what': 'warn', 'job': job, 'task': 0})
+    assert same(desk.jobs, tidied(desk.jobs))
     assert desk.jobs.deadline() == start + 60
     desk.clock.now = start + 60
     assert list(desk.jobs.due()) == [((job, 0), 'stop')]
     desk.apply(desk.jobs.stop((job, 0), 'TIMEOUT'))
     assert desk.states() == {str(job): 'COMPLETING'}
+    assert same(desk.jobs, tidied(desk.jobs))
     assert desk.jobs.deadline() == start + 90
     desk.clock.now = start + 90
     assert list(desk.jobs.due()) == [((job, 0), 'kill')]
     desk.jobs.running[job, 0].killed = True
     assert desk.jobs.deadline() == math.inf
+
+
+def tidied(jobs: Jobs) -> Jobs:
+    """Return the same jobs, made of the records that they amount to."""
+    copy = Jobs(jobs._clock, jobs._kill_wait, jobs._min_job_age)
+    for record in json.loads(json.dumps(list(jobs.records()))):
+        copy.apply(record)
+    return copy
+
+
+def same(one: Jobs, other: Jobs) -> bool:
+    """Return whether the same is known of the same jobs."""
+    return all(
+        (
+            one.running == other.running,
+            sorted(one.rows('host')) == sorted(other.rows('host')),
+            one.next_number == other.next_number,
+            one.max_jobs == other.max_jobs,
+            one.environments == other.environments,
+            one.deadline() == other.deadline(),
+        )
+    )
 
 
 def test_rows(desk: Desk) -> None:
@@ -381,9 +406,17 @@ class Machine(RuleBasedStateMachine):
         kind=st.sampled_from(['', 'after', 'afterany', 'afterok', 'afternotok', 'singleton']),
         on=st.integers(0, 50),
         time=st.sampled_from([None, 10.0]),
+        warning=st.sampled_from([None, [10, 5]]),
     )
     def submit(
-        self, tasks: int, limit: int, max_jobs: int, kind: str, on: int, time: float | None
+        self,
+        tasks: int,
+        limit: int,
+        max_jobs: int,
+        kind: str,
+        on: int,
+        time: float | None,
+        warning: list[int] | None,
     ) -> None:
         """Somebody submits a job, or an array, that may depend on an earlier one."""
         desk, earlier = self.desk, self.desk.jobs.next_number - 1
@@ -391,7 +424,11 @@ class Machine(RuleBasedStateMachine):
         depends = [[kind, number, None]] if kind and earlier else []
         desk.max_jobs = max_jobs
         array = f'1-{tasks}' if tasks else ''
-        job = desk.jobs[desk.submit(array=array, parallelism=limit, dependency=depends, time=time)]
+        job = desk.jobs[
+            desk.submit(
+                array=array, parallelism=limit, dependency=depends, time=time, warning=warning
+            )
+        ]
         self.ids += [job.raw_id(index) for index in job.indices]
 
     @rule()
@@ -436,6 +473,9 @@ class Machine(RuleBasedStateMachine):
             if what == 'stop':
                 assert not run.ending
                 self.desk.apply(self.desk.jobs.stop(key, 'TIMEOUT'))
+            elif what == 'warn':
+                assert not run.warned
+                self.desk.apply({'what': 'warn', 'job': key[0], 'task': key[1]})
             else:
                 assert run.ending
                 run.killed = True
@@ -448,17 +488,15 @@ class Machine(RuleBasedStateMachine):
     def read_again(self, tidy: bool) -> None:
         """The daemon is killed, and the next one reads the records, or what they amount to."""
         before = self.desk.jobs
+        for run in before.running.values():
+            run.killed = False
         if tidy:
             self.desk.records = list(before.records())
         self.desk.jobs = self.desk.reread()
-        assert self.desk.jobs.rows('host') == before.rows('host')
-        assert self.desk.jobs.history(map(str, self.ids), 'host') == before.history(
-            map(str, self.ids), 'host'
-        )
-        assert self.desk.jobs.next_number == before.next_number
-        for key, run in before.running.items():
-            run.killed = False
-            assert self.desk.jobs.running[key] == run
+        assert same(self.desk.jobs, before)
+        ids = list(map(str, self.ids))
+        history = before.history(ids, 'host')
+        assert set(self.desk.jobs.history(ids, 'host')) == set(history)
 
     @invariant()
     def ids_are_never_given_twice(self) -> None:
@@ -499,4 +537,4 @@ class Machine(RuleBasedStateMachine):
 
 
 TestMachine = Machine.TestCase
-TestMachine.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestMachine.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)

@@ -302,12 +302,13 @@ def test_term_is_not_the_end(desk: Desk) -> None:
 
 def test_stopped_job_is_cancelled(desk: Desk) -> None:
     """SIGCONT goes before SIGTERM, so that a job that is stopped can hear it."""
-    job = desk.submit("trap 'exit 0' TERM", 'echo $$; kill -STOP $$', 'sleep 600')
+    job = desk.submit("trap 'echo heard; exit 0' TERM", 'echo $$; kill -STOP $$', 'sleep 600')
     assert eventually(lambda: desk.output(job) != '', PATIENCE_S)
     stat = Path(f'/proc/{desk.output(job).strip()}/stat')
     assert eventually(lambda: stat.read_text().rpartition(')')[2].split()[0] == 'T', PATIENCE_S)
     desk.cancel(job)
     desk.await_state(job, 'CANCELLED')
+    assert desk.output(job).endswith('heard\n')
 
 
 def test_cancel(desk: Desk, gate: Gate) -> None:
@@ -441,6 +442,9 @@ def test_killed_daemon_is_followed_by_another(desk: Desk, gate: Gate) -> None:
     assert [states[job] for job in runs + waits] == ['RUNNING'] * 4 + ['PENDING'] * 2
     assert desk.submit('true') not in runs + waits
     gate.open()
+    log = desk.folder / 'log'
+    # Without anybody asking.
+    assert eventually(lambda: sorted(log.read_text().split()) == list('012345'), PATIENCE_S)
     for job in waits:
         desk.await_state(job, 'COMPLETED')
     # Their exit codes went to the daemon that was killed.
@@ -450,7 +454,6 @@ def test_killed_daemon_is_followed_by_another(desk: Desk, gate: Gate) -> None:
         assert (row.exit_code, row.signal) == (None, 0)
     reasons = {row.reason for row in desk.rows() if row.job_id in runs}
     assert reasons == {'ended while the queue was not running: its exit code is unknown'}
-    assert sorted((desk.folder / 'log').read_text().split()) == list('012345')
 
 
 def test_job_that_ended_while_there_was_no_daemon(desk: Desk, gate: Gate) -> None:

@@ -313,7 +313,7 @@ class Jobs:
             yield JobRow(number, job.text([index]), state, 'None', host, raw_id)
         alike = job.grouped(lambda end: (end.state, end.reason, host if end.ran else ''))
         for (state, reason, node), indices in alike.items():
-            raw_id = str(job.raw_id(indices[0]))
+            raw_id = str(job.raw_id(min(indices)))
             yield JobRow(number, job.text(indices), state, reason, node, raw_id)
 
     def history(self, numbers: Sequence[str], host: str) -> List[AccountingRow]:
