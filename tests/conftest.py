@@ -175,7 +175,9 @@ def make_executor(
             folder = tmp_path_factory.mktemp('work') / HOSTILE_NAME
             folder.mkdir(mode=0o700)
             defaults = {
-                'queue_system': quick_queue(queue_system, polling_interval=1.0, **(slurm or {})),
+                'queue_system': quick_queue(
+                    queue_system, {'polling_interval': 1.0, **(slurm or {})}
+                ),
                 'work_dir': str(folder),
                 'grace_period': 2.0,
             }

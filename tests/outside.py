@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,9 +19,15 @@ LOCAL = {'max_jobs': 16}
 """As many as the test cluster has CPUs."""
 
 
-def quick_queue(name: str, **slurm: Any) -> dict[str, Any]:
-    """Return the queue system of an executor; keywords are settings of Slurm."""
-    return {'slurm': slurm} if name == 'slurm' else {'local': LOCAL}
+def quick_queue(name: str, slurm: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Return the queue system of an executor.
+
+    Args:
+        name: 'slurm' or 'local'.
+        slurm: settings of Slurm, should it be that.
+    """
+    settings = {'polling_interval': 0.5, **(slurm or {})}
+    return {'slurm': settings} if name == 'slurm' else {'local': LOCAL}
 
 
 class Outside(Protocol):

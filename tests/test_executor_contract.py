@@ -52,7 +52,7 @@ def make_fresh(queue_system: str, work_dir: Path) -> Iterator[Callable[..., Slur
     cores = []
 
     def make(place: str, **settings: Any) -> SlurmExecutor:
-        queue = quick_queue(queue_system, polling_interval=0.5)
+        queue = quick_queue(queue_system)
         settings = {'work_dir': str(work_dir), 'grace_period': 1, **settings}
         executor = SlurmExecutor(queue_system=queue, **settings)
         cores.append(executor._core)

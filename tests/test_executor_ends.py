@@ -58,7 +58,7 @@ def run(queue_system: str, work_dir: Path, gate: Gate) -> Iterator[Callable[...,
     programs = []
 
     def start(text: str, **options: Any) -> Program:
-        queue = quick_queue(queue_system, polling_interval=0.5)
+        queue = quick_queue(queue_system)
         programs.append(Program(work_dir, queue, text, **options))
         return programs[-1]
 
@@ -73,7 +73,7 @@ def make(queue_system: str, work_dir: Path) -> Iterator[Callable[..., SlurmExecu
     cores = []
 
     def make(**settings: Any) -> SlurmExecutor:
-        queue = quick_queue(queue_system, polling_interval=0.5)
+        queue = quick_queue(queue_system)
         settings = {'work_dir': str(work_dir), 'grace_period': 1, **settings}
         executor = SlurmExecutor(**({'queue_system': queue} | settings))
         cores.append(executor._core)

@@ -82,7 +82,7 @@ def test_code_gives_the_values_that_it_promises(queue_system: str, work_dir: Pat
     """
     code = '\n'.join(blocks('python'))
     # Only ends without a value wait for the next query, and they are not the point here.
-    queue = quick_queue(queue_system, polling_interval=0.5)
+    queue = quick_queue(queue_system)
     code = re.sub(r"\{'slurm': \{.*?\}\}", repr(queue), code)
     done = run_program(as_program(code), work_dir)
     assert (done.returncode, done.stderr) == (0, '')

@@ -44,7 +44,7 @@ def make(queue_system: str, work_dir: Path) -> Iterator[Callable[..., SlurmExecu
     executors = []
 
     def make(silence: float = 30.0, slurm: Any = None, **settings: Any) -> SlurmExecutor:
-        queue = quick_queue(queue_system, **{'polling_interval': 1, **(slurm or {})})
+        queue = quick_queue(queue_system, {'polling_interval': 1, **(slurm or {})})
         settings = {'work_dir': str(work_dir), 'grace_period': 3, **settings}
         plan = make_plan(load_config({'queue_system': queue, **settings}))
         patience = Patience(ping=silence / 4, silence=silence, back_off=(0.01, 0.1))

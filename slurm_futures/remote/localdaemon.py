@@ -27,7 +27,7 @@ from .localjobs import KILL_WAIT, MIN_JOB_AGE, VERSION, Jobs, Key, Record
 from .localoptions import Spec
 from .localprocess import Launch, Node, start_of
 from .localstate import Log, read_records
-from .processes import boot_id, is_alive, kill_all, process_identity, read_stat, send_signals
+from .processes import boot_id, is_alive, process_identity, read_stat, send_signals
 from .slurm_verdict import BUSY, REFUSED
 
 IDLE = 5.0
@@ -126,7 +126,7 @@ class Daemon:
         """End a job that nobody has seen end, and so has no exit code; kill what it has left."""
         stat = read_stat(run.pid)
         if stat is None or stat.ended:  # else the number is another's, and nobody is left
-            kill_all(run.pid)
+            send_signals(run.pid, signal.SIGKILL)
         reason = 'ended while the queue was not running: its exit code is unknown'
         self._end(key, Ended(run.ending or 'FAILED', reason=reason))
 
@@ -163,7 +163,7 @@ class Daemon:
         result = os.waitid(os.P_PID, launch.pid, options)
         if result is None:
             return
-        kill_all(launch.pid)
+        send_signals(launch.pid, signal.SIGKILL)
         os.waitpid(launch.pid, 0)
         exited = result.si_code == os.CLD_EXITED
         code = result.si_status if exited else None
@@ -185,7 +185,7 @@ class Daemon:
             self._stop(key, 'TIMEOUT')
         elif what == 'kill':
             run.killed = True
-            kill_all(run.pid)
+            send_signals(run.pid, signal.SIGKILL)
         else:
             self._warn(key, run)
 

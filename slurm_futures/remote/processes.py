@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 from typing import Dict, NamedTuple, Optional, Set
 
 _STATE, _PARENT, _SESSION, _START = 0, 1, 3, 19
@@ -95,20 +94,20 @@ def _all_processes() -> Dict[int, Stat]:
     return table
 
 
-def send_signals(session: int, *numbers: int) -> Set[int]:
-    """Send signals, one after the other, to all members of a session; return who they are."""
-    found = members(session)
-    for number in numbers:
-        for pid in found:
-            try:
-                os.kill(pid, number)
-            except (ProcessLookupError, PermissionError):
-                continue  # dead already; or somebody else's, such as sudo
-    return found
+def send_signals(session: int, *numbers: int) -> None:
+    """Send signals, one after the other, to all members of a session.
 
-
-def kill_all(session: int) -> None:
-    """Send SIGKILL to all members of a session, and to what they have started meanwhile."""
+    Those that a member has started meanwhile get them, too.
+    """
+    told: Set[int] = set()
     for _ in range(_ROUNDS):
-        if not send_signals(session, signal.SIGKILL):
-            return
+        fresh = members(session) - told
+        for number in numbers:
+            for pid in fresh:
+                try:
+                    os.kill(pid, number)
+                except (ProcessLookupError, PermissionError):
+                    continue  # dead already; or somebody else's, such as sudo
+        told |= fresh
+        if not fresh:
+            break
