@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from cluster.processes import Process, descendants, running
 from slurm_futures import SlurmExecutor
 from slurm_futures.remote.localjobs import VERSION
 from slurm_futures.remote.localqueue import ask
@@ -101,6 +102,27 @@ def ask_daemon(work_dir: Path, **question: Any) -> dict[str, Any]:
 def queue_folder(work_dir: Path) -> Path:
     """Return where the embedded queue of a work folder has its files."""
     return work_dir / '.slurm_futures' / 'queue' / os.uname().nodename
+
+
+def daemons(folder: Path) -> list[Process]:
+    """Return the daemons that run the embedded queue in a folder: one, or none."""
+    found = {pid for pid in running() if _is_daemon(pid, os.fsencode(folder))}
+    # What it has forked takes its looks for a moment.
+    return [Process.of(pid) for pid in found - descendants(found)]
+
+
+def _is_daemon(pid: int, folder: bytes) -> bool:
+    try:
+        words = Path(f'/proc/{pid}/cmdline').read_bytes().split(b'\0')
+    except OSError:
+        return False
+    return b'localqueued' in words and folder in words
+
+
+def daemon(work_dir: Path) -> Process:
+    """Return the daemon that runs the embedded queue of a work folder."""
+    (found,) = daemons(queue_folder(work_dir))
+    return found
 
 
 def work_dir_of(executor: SlurmExecutor) -> Path:

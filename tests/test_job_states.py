@@ -16,7 +16,7 @@ import pytest
 
 from cluster.client import Control
 from cluster.processes import eventually
-from outside import Outside, work_dir_of
+from outside import Outside, daemon, work_dir_of
 from slurm_futures import (
     JobCancelled,
     JobFailed,
@@ -152,6 +152,21 @@ def test_job_outlives_its_slurmd(nodes: SlurmExecutor, faults: Control, gate: Ga
     faults.kill('slurmd', squeue(future, '%N'))
     gate.open()
     assert future.result() is None
+
+
+@pytest.mark.queues('local')
+def test_jobs_outlive_the_embedded_queue(nodes: SlurmExecutor, gate: Gate) -> None:
+    """The daemon is killed: what runs goes on, what waits follows, and all outcomes arrive."""
+    call = nodes.submit(gate.pass_through, 'call')
+    script = nodes.submit(bash(gate.shell_as('script'), 'exit 3'), check=False)
+    gate.await_arrival('call', 'script')
+    await_running(call, script)
+    after = nodes.with_resources(dependency=f'afterany:{call.job_id}').map(pow, [2, 3], [2, 2])
+    daemon(work_dir_of(nodes)).kill()
+    gate.open()
+    assert call.result() is None
+    assert script.result() is JobState.FAILED
+    assert list(after) == [4, 9]
 
 
 # ---- back into the queue

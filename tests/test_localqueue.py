@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,8 +16,9 @@ from pathlib import Path
 
 import pytest
 
-from cluster.processes import Process, descendants, eventually, running
+from cluster.processes import Process, eventually
 from helpers import find_python
+from outside import daemons
 from slurm_futures.remote import localqueue
 from slurm_futures.remote.localjobs import VERSION
 from slurm_futures.remote.localqueue import LocalQueue
@@ -105,16 +108,7 @@ class Desk:
 
     def daemons(self) -> list[Process]:
         """Return the daemons of this queue, of which there should be one at most."""
-        found = {pid for pid in running() if self._is_daemon(pid)}
-        # What it has forked takes its looks for a moment.
-        return [Process.of(pid) for pid in found - descendants(found)]
-
-    def _is_daemon(self, pid: int) -> bool:
-        try:
-            words = Path(f'/proc/{pid}/cmdline').read_bytes().split(b'\0')
-        except OSError:
-            return False
-        return b'localqueued' in words and os.fsencode(self.queue_folder) in words
+        return daemons(self.queue_folder)
 
     def daemon(self) -> Process:
         """Return the daemon."""
@@ -330,17 +324,24 @@ def test_cancel(desk: Desk, gate: Gate) -> None:
 
 def test_daemon_belongs_to_nobody(desk: Desk) -> None:
     """It has a session of its own, no parent that waits for it, and no file but its own."""
-    desk.submit('true')
+    desk.submit('true', options=('--hold',))
     daemon = desk.daemon()
     fields = Path(f'/proc/{daemon.pid}/stat').read_text().rpartition(')')[2].split()
     assert int(fields[1]) != os.getpid()
     assert int(fields[3]) == daemon.pid
     assert fields[4] == '0', 'no terminal'
-    files = [os.readlink(path) for path in Path(f'/proc/{daemon.pid}/fd').iterdir()]
     folder = str(desk.queue_folder)
     ours = {'/dev/null', f'{folder}/messages', f'{folder}/lock', f'{folder}/state'}
-    assert {file for file in files if file[0] == '/' and not file.startswith('/proc/')} == ours
-    assert not [file for file in files if file.startswith('pipe:')]
+    assert eventually(lambda: open_files(daemon) == ours, PATIENCE_S), open_files(daemon)
+
+
+def open_files(process: Process) -> set[str]:
+    """Return the files and pipes that a process has open."""
+    files = set()
+    for path in Path(f'/proc/{process.pid}/fd').iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            files.add(os.readlink(path))
+    return {file for file in files if not file.startswith(('socket:', 'anon_inode:'))}
 
 
 def test_gone_when_empty(make_desk: Callable[..., Desk]) -> None:
@@ -363,6 +364,21 @@ def test_does_not_go_while_jobs_wait(make_desk: Callable[..., Desk], gate: Gate)
     daemon = desk.daemon()
     time.sleep(0.5)
     assert daemon.alive()
+
+
+def test_does_not_outlive_its_folder(make_desk: Callable[..., Desk], gate: Gate) -> None:
+    """When somebody removes its folder it sees the running jobs through, and ends."""
+    desk = make_desk(idle=0.1)
+    desk.submit('true', options=('--hold',))
+    desk.submit(gate.shell, options=(f'--output={desk.folder}/log',))
+    gate.await_arrival()
+    daemon = desk.daemon()
+    shutil.rmtree(desk.queue_folder)
+    time.sleep(0.3)
+    assert daemon.alive()
+    gate.open()
+    assert eventually(lambda: not daemon.alive(), PATIENCE_S)
+    desk.queue_folder.mkdir()
 
 
 def test_rests_when_nothing_happens(desk: Desk, gate: Gate) -> None:

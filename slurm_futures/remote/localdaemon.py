@@ -6,7 +6,7 @@ It belongs to a folder. It may be killed at any moment: the next one goes on fro
                         |------> Log      written down before it takes effect
                         '------> Launch   processes, in sessions of their own, which outlive it
 
-It ends when nothing has been left to do for a while.
+It ends when nothing has been left to do for a while, and when its folder has been removed.
 """
 
 from __future__ import annotations
@@ -31,13 +31,15 @@ from .processes import boot_id, is_alive, process_identity, read_stat, send_sign
 from .slurm_verdict import BUSY, REFUSED
 
 IDLE = 5.0
-"""Seconds without jobs and questions after which it ends."""
+"""Seconds without jobs and questions after which it ends; as often it looks after its folder."""
 
 LOOK = 1.0
 """Seconds between two looks at processes that the daemon before this one has started."""
 
 RETRY = 5.0
 """Seconds until a job is tried again that could not be started for want of room."""
+
+LOCK = 'lock'
 
 Reply = Dict[str, Any]
 
@@ -48,6 +50,7 @@ class Daemon:
     Args:
         folder: where its files are.
         host: the name of this machine, as jobs see it.
+        lock: descriptor of the file in it that says whose it is.
         idle: seconds without work after which it ends.
         kill_wait: seconds between SIGTERM and SIGKILL.
 
@@ -57,8 +60,10 @@ class Daemon:
     """
 
     def __init__(
-        self, folder: str, host: str, idle: float = IDLE, kill_wait: float = KILL_WAIT
+        self, folder: str, lock: int, host: str, idle: float = IDLE, kill_wait: float = KILL_WAIT
     ) -> None:
+        self._folder = folder
+        self._lock = lock
         self._node = Node(host, _user())
         self._idle = idle
         self._jobs = Jobs(time.monotonic, kill_wait)
@@ -89,18 +94,27 @@ class Daemon:
 
     def _is_finished(self) -> bool:
         quiet = time.monotonic() - self._asked_at
-        return self._jobs.is_idle and not self._asking and quiet >= self._idle
+        if self._jobs.is_idle:
+            return not self._asking and quiet >= self._idle
+        return not self._jobs.running and self._is_abandoned()
 
-    def _pause(self) -> float | None:
-        """Return the seconds until something is to be done without any news; None: never."""
+    def _is_abandoned(self) -> bool:
+        """Return whether its folder has been removed, so that nobody can ask for what waits."""
+        try:
+            there = os.stat(os.path.join(self._folder, LOCK))
+        except FileNotFoundError:
+            return True
+        return not os.path.samestat(there, os.fstat(self._lock))
+
+    def _pause(self) -> float:
+        """Return the seconds until something is to be done without any news."""
         now = time.monotonic()
-        times = [self._jobs.deadline(), self._retry_at]
+        times = [self._jobs.deadline(), self._retry_at, now + self._idle]
         if self._inherited:
             times.append(now + LOOK)
         if self._jobs.is_idle and not self._asking:
             times.append(self._asked_at + self._idle)
-        until = min(times)
-        return None if until == math.inf else max(0.0, until - now)
+        return max(0.0, min(times) - now)
 
     # ---- what the daemon before this one has left
 

@@ -13,7 +13,7 @@ import socket
 import sys
 from typing import Dict
 
-from .localdaemon import Daemon
+from .localdaemon import LOCK, Daemon
 from .localjobs import OtherVersion
 
 MESSAGES = 1024 * 1024
@@ -47,10 +47,10 @@ def _become_daemon(folder: str, host: str, settings: Dict[str, float], tell: int
     try:
         os.setsid()
         os.chdir(folder)
-        lock = os.open('lock', os.O_RDWR | os.O_CREAT, 0o600)
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock = os.open(LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # which the jobs do not inherit
         _redirect()
-        daemon = Daemon(folder, host, **settings)
+        daemon = Daemon(folder, lock, host, **settings)
         listener = _listen()
     except BlockingIOError:
         return 0  # there is one
