@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -449,8 +450,9 @@ def test_folders_of_any_name(make_desk: Callable[..., Desk], tmp_path: Path, nam
 # ---- a daemon that dies
 
 
-def test_killed_daemon_is_followed_by_another(desk: Desk, gate: Gate) -> None:
+def test_killed_daemon_is_followed_by_another(make_desk: Callable[..., Desk], gate: Gate) -> None:
     """Running jobs are followed to their end, waiting ones go on, no id is given again."""
+    desk = make_desk(idle=60.0)
     runs = [desk.submit(gate.shell_as(str(n)), f'echo {n} >>log') for n in range(4)]
     waits = [desk.submit(gate.shell_as(str(n)), f'echo {n} >>log') for n in range(4, 6)]
     gate.await_arrival(0, 1, 2, 3)
@@ -610,6 +612,29 @@ def test_daemon_that_cannot_start(make_desk: Callable[..., Desk], work_dir: Path
     assert reply.stderr.startswith(f'the embedded queue cannot be started in {desk.queue_folder}: ')
     assert reply.stderr.endswith("Is a directory: 'lock'")
     lock.rmdir()
+
+
+def test_full_disk(desk: Desk, gate: Gate) -> None:
+    """What cannot be written down is not taken, and not started; with room again all goes on."""
+    first = desk.submit(gate.shell)
+    after = desk.submit('true', options=(f'--dependency=afterany:{first}',))
+    gate.await_arrival()
+    pid, state = desk.daemon().pid, desk.queue_folder / 'state'
+    limits = resource.prlimit(pid, resource.RLIMIT_FSIZE)
+    (desk.queue_folder / 'messages').write_bytes(b' ' * state.stat().st_size)
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, (state.stat().st_size, limits[1]))
+    try:
+        reply = desk.try_submit('true')
+        assert (reply.kind, reply.job_id) == ('busy', '')
+        assert reply.stderr == 'the embedded queue cannot keep the job: [Errno 27] File too large'
+        gate.open()
+        desk.await_state(first, 'COMPLETED')
+        assert desk.states()[after] == 'PENDING'
+    finally:
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, limits)
+    desk.await_state(after, 'COMPLETED')
+    desk.daemon().kill()
+    assert desk.states() == {first: 'COMPLETED', after: 'COMPLETED'}
 
 
 def test_stopped_daemon(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -46,14 +46,14 @@ def test_a_missing_file_has_no_records(path: str) -> None:
 
 @pytest.mark.parametrize('junk', [b'{"n":2', b'\0' * 50, b'{"n":2\n', b'\xff\n'])
 def test_a_spoilt_line_is_no_record(
-    path: str, junk: bytes, capsys: pytest.CaptureFixture[str]
+    path: str, junk: bytes, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """What a crash has left in the file is told of and left out; the rest counts."""
     Log(path, [{'n': 1}]).close()
     with Path(path).open('ab') as file:
         file.write(junk)
     assert numbers(path) == [1]
-    assert 'has a line that is no record' in capsys.readouterr().err
+    assert 'has a line that is no record' in capfd.readouterr().err
 
 
 def test_what_there_is_no_room_for_is_not_added(path: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,6 @@ import os
 import pwd
 import signal
 import socket
-import sys
 import time
 from typing import Any, Dict, List, Set
 
@@ -26,7 +25,7 @@ from .localjob import Ended, Run
 from .localjobs import KILL_WAIT, MIN_JOB_AGE, VERSION, Jobs, Key, Record
 from .localoptions import Spec
 from .localprocess import Launch, Node, start_of
-from .localstate import Log, read_records
+from .localstate import Log, read_records, say
 from .processes import boot_id, is_alive, process_identity, read_stat, send_signals
 from .slurm_verdict import BUSY, REFUSED
 
@@ -123,7 +122,7 @@ class Daemon:
             try:
                 self._jobs.apply(record)
             except (KeyError, ValueError) as error:  # it builds on a record that is spoilt
-                print(f'{record} means nothing here: {error!r}', file=sys.stderr)
+                say(f'{record} means nothing here: {error!r}')
         self._jobs.forget(before=time.time() - MIN_JOB_AGE)
 
     def _take_over(self) -> None:
@@ -184,7 +183,7 @@ class Daemon:
         how = _ended(code, 0 if exited else result.si_status)
         failure = launch.failure()
         if failure:
-            print(f'job {key[0]} cannot be started: {failure}', file=sys.stderr)
+            say(f'job {key[0]} cannot be started: {failure}')
             how = Ended('FAILED', reason='JobLaunchFailure')
         ending = self._jobs.running[key].ending
         if ending:
@@ -224,7 +223,7 @@ class Daemon:
             try:
                 self._start(key)
             except OSError as error:  # no room on the disk, or for processes
-                print(f'cannot start job {key[0]} now: {error}', file=sys.stderr)
+                say(f'cannot start job {key[0]} now: {error}')
                 self._retry_at = time.monotonic() + RETRY
                 break
             key = self._jobs.next_task()
@@ -251,7 +250,7 @@ class Daemon:
         try:
             self._log.rewrite(self._jobs.records())
         except OSError as error:  # such as a full disk: the old records do
-            print(f'cannot tidy up: {error}', file=sys.stderr)
+            say(f'cannot tidy up: {error}')
 
     # ---- who asks
 

@@ -155,6 +155,7 @@ class Launch:
         try:
             self.pid = os.fork()
             if self.pid == 0:
+                self._line.close()  # else it would never see its end
                 _become(start, theirs)
         except OSError:
             self._line.close()

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from typing import Any, Dict, Iterable, List
 
 Record = Dict[str, Any]
 
 LARGE = 1024 * 1024
 """Bytes below which the file is not worth being written anew."""
+
+
+def say(words: str) -> None:
+    """Write a message about trouble."""
+    try:
+        os.write(2, f'{words}\n'.encode('utf-8', 'replace'))
+    except OSError:  # a disk that is full has no room for complaints about it
+        pass
 
 
 def read_records(path: str) -> List[Record]:
@@ -25,7 +32,7 @@ def read_records(path: str) -> List[Record]:
         try:
             records.append(json.loads(line))
         except ValueError:
-            print(f'{path} has a line that is no record: {line[:80]!r}', file=sys.stderr)
+            say(f'{path} has a line that is no record: {line[:80]!r}')
     return records
 
 
@@ -88,7 +95,7 @@ class Log:
         try:
             self._add(self._unwritten, sync=False)
         except OSError as error:
-            print(f'cannot write to {self._path}: {error}', file=sys.stderr)
+            say(f'cannot write to {self._path}: {error}')
 
     def _add(self, data: bytes, *, sync: bool) -> None:
         """Write all or nothing, what could not be written before included."""
