@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -106,9 +107,12 @@ def queue_folder(work_dir: Path) -> Path:
 
 def daemons(folder: Path) -> list[Process]:
     """Return the daemons that run the embedded queue in a folder: one, or none."""
-    found = {pid for pid in running() if _is_daemon(pid, os.fsencode(folder))}
-    # What it has forked takes its looks for a moment.
-    return [Process.of(pid) for pid in found - descendants(found)]
+    alike = {pid for pid in running() if _is_daemon(pid, os.fsencode(folder))}
+    found = []
+    for pid in alike - descendants(alike):  # what it forks takes its looks for a moment
+        with contextlib.suppress(ProcessLookupError):
+            found.append(Process.of(pid))
+    return found
 
 
 def _is_daemon(pid: int, folder: bytes) -> bool:

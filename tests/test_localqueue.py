@@ -347,7 +347,7 @@ def open_files(process: Process) -> set[str]:
 
 def test_gone_when_empty(make_desk: Callable[..., Desk]) -> None:
     """It ends by itself a while after the last job, and the next one goes on with its numbers."""
-    desk = make_desk(idle=0.3)
+    desk = make_desk(idle=1.0)
     first = desk.submit('true')
     daemon = desk.daemon()
     assert eventually(lambda: not daemon.alive(), PATIENCE_S)
