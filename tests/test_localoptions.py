@@ -25,8 +25,8 @@ from slurm_futures.script import _UNUSABLE
 
 
 def read(*header: tuple[str, str | None], command_line: tuple[str, ...] = ()) -> Spec:
-    """Return what a script asks for that is submitted in /work."""
-    return read_options('/spool/x.sh', header, command_line, '/work')[0]
+    """Return what a script asks for that is submitted in /home/me."""
+    return read_options('/spool/x.sh', header, command_line, '/home/me')[0]
 
 
 def test_every_option_has_its_fate() -> None:
@@ -39,7 +39,7 @@ def test_every_option_has_its_fate() -> None:
 def test_nothing_is_asked_for() -> None:
     """Defaults are sbatch's."""
     spec = read()
-    assert spec == Spec('/spool/x.sh', 'x.sh', '/work', '/work')
+    assert spec == Spec('/spool/x.sh', 'x.sh', '/home/me', '/home/me')
     assert (spec.time, spec.array, spec.held, spec.cpus, spec.ntasks) == (
         None,
         '',
@@ -57,8 +57,8 @@ def test_command_line_wins_over_the_script() -> None:
         *(300.0, 'given', '/there', True),
         2,
     )
-    assert spec.submit_dir == '/work'
-    assert read(('chdir', 'sub')).cwd == '/work/sub'
+    assert spec.submit_dir == '/home/me'
+    assert read(('chdir', 'sub')).cwd == '/home/me/sub'
 
 
 def test_what_means_nothing_here_is_taken() -> None:
