@@ -1,11 +1,14 @@
-"""Code written for any Executor runs unchanged in threads here and in jobs on the cluster.
+"""Code written for any Executor runs unchanged in threads and in jobs.
 
-python any_executor.py --partition cpu
+python any_executor.py                                         # on this machine
+python any_executor.py --config cluster.toml --partition cpu   # on a cluster
 """
 
 import argparse
 import random
 from concurrent.futures import Executor, ThreadPoolExecutor
+
+import settings
 
 from slurm_futures import SlurmExecutor
 
@@ -24,14 +27,14 @@ def estimate_pi(executor: Executor, batches: int, throws: int = 20_000) -> float
 
 def main() -> None:
     """Estimate pi twice."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--n', type=int, default=16, help='how many batches (%(default)s)')
-    parser.add_argument('--partition', help="Slurm partition (the site's default)")
+    settings.add_options(parser)
     args = parser.parse_args()
 
     with ThreadPoolExecutor() as threads:
         print('in threads:', estimate_pi(threads, args.n))
-    with SlurmExecutor(queue_system={'slurm': {}}) as login:
+    with SlurmExecutor.from_config(settings.load(args)) as login:
         jobs = login.with_resources(partition=args.partition, time='00:10:00', mem='500M')
         print('in jobs:', estimate_pi(jobs, args.n))
 

@@ -1,11 +1,14 @@
 """A parameter sweep under asyncio: every parameter takes its two steps at its own pace.
 
-python asyncio_sweep.py --partition cpu
+python asyncio_sweep.py                                         # on this machine
+python asyncio_sweep.py --config cluster.toml --partition cpu   # on a cluster
 """
 
 import argparse
 import asyncio
 import itertools
+
+import settings
 
 from slurm_futures import SlurmExecutor
 
@@ -33,13 +36,12 @@ async def study(login: SlurmExecutor, jobs: SlurmExecutor, damping: float) -> in
 
 async def main() -> None:
     """Study all dampings at the same time."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('--partition', help="Slurm partition (the site's default)")
-    parser.add_argument('--work-dir', help='folder on the cluster to work in (this one)')
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    settings.add_options(parser)
     args = parser.parse_args()
 
     dampings = [0.0, 0.2, 1.0, 2.0]
-    with SlurmExecutor(queue_system={'slurm': {}}, work_dir=args.work_dir) as login:
+    with SlurmExecutor.from_config(settings.load(args)) as login:
         jobs = login.with_resources(partition=args.partition, time='00:10:00', mem='500M')
         swings = await asyncio.gather(*(study(login, jobs, damping) for damping in dampings))
     for damping, count in zip(dampings, swings, strict=True):

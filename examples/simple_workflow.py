@@ -1,6 +1,7 @@
 """Prepare on the login node, compute in jobs, gather on the login node; then a parameter sweep.
 
-python simple_workflow.py --n 4 --partition cpu
+python simple_workflow.py                                         # on this machine
+python simple_workflow.py --config cluster.toml --partition cpu   # on a cluster
 """
 
 import argparse
@@ -8,6 +9,8 @@ import math
 import random
 from concurrent.futures import Future, as_completed
 from pathlib import Path
+
+import settings
 
 from slurm_futures import SlurmExecutor
 
@@ -58,14 +61,13 @@ def sweep(jobs: SlurmExecutor, rates: list[float]) -> None:
 
 
 def main() -> None:
-    """Run both on the cluster."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Run both."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--n', type=int, default=4, help='how many folders (%(default)s)')
-    parser.add_argument('--partition', help="Slurm partition (the site's default)")
-    parser.add_argument('--work-dir', help='folder on the cluster to work in (this one)')
+    settings.add_options(parser)
     args = parser.parse_args()
 
-    with SlurmExecutor(queue_system={'slurm': {}}, work_dir=args.work_dir) as login:
+    with SlurmExecutor.from_config(settings.load(args)) as login:
         jobs = login.with_resources(partition=args.partition, time='00:10:00', mem='500M')
         squares(login, jobs, args.n)
         sweep(jobs, [2.9, 3.3, 3.6, 3.83, 4.0])

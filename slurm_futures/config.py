@@ -49,6 +49,7 @@ _STRICT = {'extra': 'forbid', 'revalidate_instances': 'always'}
 _Text = Annotated[str, BeforeValidator(text)]
 _Path = Annotated[str, BeforeValidator(path)]
 _Seconds = Annotated[float, BeforeValidator(positive)]
+_Grace = Annotated[float, BeforeValidator(not_negative)]
 _Count = Annotated[int, BeforeValidator(at_least(1))]
 
 # 'name:port', '[address]:port', or an IPv6 address alone, which has two colons at least.
@@ -165,8 +166,8 @@ class ExecutorConfig:
         ship_modules: Modules and folders of modules that travel with the calls, besides the user's
             own, which are found automatically; (): nothing travels.
         login_workers: Functions that run on the login node at the same time.
-        grace_period: Seconds to wait, after Slurm says that a job has ended, for its outcome to
-            appear on a slow file system.
+        grace_period: Seconds to wait, after the queue says that a job has ended, for its outcome
+            to appear on a slow file system; None: 90 with Slurm, 1 with the embedded queue.
     """
 
     __pydantic_config__: ClassVar[Any] = _STRICT
@@ -177,7 +178,7 @@ class ExecutorConfig:
     setup: Annotated[tuple[str, ...], BeforeValidator(shell_lines)] = ()
     ship_modules: Annotated[tuple[str, ...] | None, BeforeValidator(module_names)] = None
     login_workers: _Count = 4
-    grace_period: Annotated[float, BeforeValidator(not_negative)] = 90.0
+    grace_period: _Grace | None = None
 
 
 _SECTIONS: Mapping[str, Any] = {

@@ -291,7 +291,7 @@ class Core:
     def _wait_submitted(self) -> None:
         """Wait until Slurm has taken everything that was submitted so far."""
         self._wait_for(
-            'waiting for Slurm',
+            'waiting for the queue',
             lambda future: self._inbox.put(
                 lambda poller: poller.when_submitted(lambda: future.set_result(None))
             ),

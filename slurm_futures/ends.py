@@ -114,7 +114,7 @@ def _words_of_loss(end: End) -> str:
     if end.started is False:
         return f'ended as {end.state.value}, and yet it never began'
     return (
-        'is not known to Slurm any more and left no outcome '
+        'is not known to the queue any more and left no outcome '
         f'(last seen {end.state.value}); it may have run'
     )
 

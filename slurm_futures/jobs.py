@@ -254,7 +254,7 @@ class Jobs:
     def _on_rows(self, cluster: str, began: float, reply: Mapping[str, Any], _body: bytes) -> None:
         self._querying.discard(cluster)
         if not reply.get('ok'):
-            LOGGER.info('squeue gave no answer: %s', reply.get('error'))
+            LOGGER.info('the queue gave no answer: %s', reply.get('error'))
             return
         listing = Listing(JobRow(*row) for row in reply['rows'])
         for batch in list(self._batches.values()):

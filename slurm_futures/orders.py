@@ -98,7 +98,7 @@ class Orders:
         final = order.failures >= TRIES and not order.insist()
         LOGGER.log(
             logging.WARNING if final or order.failures == 1 else logging.INFO,
-            'scancel %s failed%s: %s',
+            'cancelling %s failed%s: %s',
             ' '.join(order.jobs),
             ', giving up' if final else '',
             words(reply),

@@ -108,6 +108,7 @@ class ScriptBatch(Batch):
             'cwd': cwd,
             'mkdir': job.mkdir,
             'folders': self._log_folders(),
+            'script_options': [*gaps, *job.header.options.items()],
             'script_size': len(script),
         }
         return header, script + job.text.encode()

@@ -199,7 +199,7 @@ class Submissions:
         backlog.try_at = now + (LIMITED if kind == LIMIT else back_off(backlog.refusals))
         level = logging.INFO if backlog.refusals else logging.WARNING
         backlog.refusals += 1
-        LOGGER.log(level, 'Slurm does not take %s now (%s): %s', batch.label, kind, words(reply))
+        LOGGER.log(level, 'cannot submit %s now (%s): %s', batch.label, kind, words(reply))
 
     def _go_on(self, batch: Batch) -> None:
         """Try the next batch of a backlog, since there is an answer to this one."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from cluster.client import Control
 from cluster.layout import ClusterError
 from fakecluster import World
 from helpers import Bench
+from outside import LocalFromOutside, Outside, SlurmFromOutside, quick_queue
 from projects import Project
 from slurm_futures import SlurmExecutor, bundle
 from slurm_futures.remote import library
@@ -23,6 +23,24 @@ from waiting import Gate, Record
 ROOT_VARIABLE = 'SLURM_FUTURES_TEST_CLUSTER'
 REQUIRE_VARIABLE = 'SLURM_FUTURES_REQUIRE_CLUSTER'
 HOSTILE_NAME = 'it\'s "work" $(touch x) `y` Zürich 数; & *'
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run what asks for a queue system over Slurm and over the embedded queue.
+
+    Over Slurm alone what asks for the cluster too; over others what is marked ``queues('local')``.
+    """
+    if 'queue_system' in metafunc.fixturenames:
+        mark = metafunc.definition.get_closest_marker('queues')
+        names = mark.args if mark else ('slurm', 'local')
+        if 'cluster' in metafunc.fixturenames:
+            names = ('slurm',)
+        params = [_param(name) for name in names]
+        metafunc.parametrize('queue_system', params, indirect=True, scope='module')
+
+
+def _param(name: str) -> object:
+    return pytest.param(name, marks=pytest.mark.cluster if name == 'slurm' else ())
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -129,13 +147,28 @@ def work_dir(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope='module')
+def queue_system(request: pytest.FixtureRequest) -> str:
+    """Which queue system runs the jobs: 'slurm' or 'local'."""
+    name = str(request.param)
+    if name == 'slurm':
+        request.getfixturevalue('cluster')
+    return name
+
+
+@pytest.fixture
+def outside(queue_system: str) -> Outside:
+    """The queue as others see it than the executor."""
+    return SlurmFromOutside() if queue_system == 'slurm' else LocalFromOutside()
+
+
+@pytest.fixture(scope='module')
 def make_executor(
-    cluster: Control, tmp_path_factory: pytest.TempPathFactory
+    queue_system: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Callable[..., SlurmExecutor]]:
-    """Makes executors on the cluster, quick at noticing things; ends what they leave unfinished.
+    """Makes executors, quick at noticing things; ends what they leave unfinished.
 
     Their work folders have names full of traps. Keywords are those of SlurmExecutor, and
-    ``slurm``: settings of the queue.
+    ``slurm``: settings of Slurm.
     """
     with contextlib.ExitStack() as stack:
 
@@ -143,7 +176,9 @@ def make_executor(
             folder = tmp_path_factory.mktemp('work') / HOSTILE_NAME
             folder.mkdir(mode=0o700)
             defaults = {
-                'queue_system': {'slurm': {'polling_interval': 1.0, **(slurm or {})}},
+                'queue_system': quick_queue(
+                    queue_system, {'polling_interval': 1.0, **(slurm or {})}
+                ),
                 'work_dir': str(folder),
                 'grace_period': 2.0,
             }
@@ -168,22 +203,17 @@ def executor(make_executor: Callable[..., SlurmExecutor]) -> SlurmExecutor:
 
 @pytest.fixture(scope='module')
 def nodes(executor: SlurmExecutor) -> SlurmExecutor:
-    """The shared executor's sibling whose functions run in Slurm jobs."""
+    """The shared executor's sibling whose functions run in jobs."""
     return executor.with_resources(partition='cpu', time='00:10:00')
 
 
 @pytest.fixture
-def cancel_jobs(cluster: Control) -> Iterator[None]:
+def cancel_jobs(outside: Outside, work_dir: Path) -> Iterator[None]:
     """Cancel, when the test ends, the jobs that it left in the queue."""
-    before = _jobs()
+    before = {line.split()[0] for line in outside.live(work_dir)}
     yield
-    if left := _jobs() - before:
-        subprocess.run(['scancel', *left], check=True, timeout=60)
-
-
-def _jobs() -> set[str]:
-    squeue = ['squeue', '--me', '-h', '-t', 'PD,R,S,CF,CG', '-o', '%A']
-    return set(subprocess.check_output(squeue, text=True, timeout=60).split())
+    if left := {line.split()[0] for line in outside.live(work_dir)} - before:
+        outside.cancel(work_dir, *left)
 
 
 @pytest.fixture(scope='session')

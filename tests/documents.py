@@ -6,8 +6,9 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 CHECKOUT = Path(__file__).parents[1]
 
@@ -52,15 +53,20 @@ class Document:
         return (self._path.parent / name).is_file()
 
 
-def check_promises(blocks: Sequence[str], folder: Path) -> int:
-    """Run blocks as one program, on a cluster; return how many values have been as promised.
+def check_promises(blocks: Sequence[str], folder: Path, queue: Mapping[str, Any]) -> int:
+    """Run blocks as one program; return how many values have been as promised.
+
+    Args:
+        blocks: the code.
+        folder: where to run it.
+        queue: the queue_system to use instead of what the code names.
 
     Raises:
         AssertionError: One is not, or something is written to stderr, be it a warning.
     """
     code = '\n'.join(blocks)
     # Only ends without a value wait for the next query, and they are not the point here.
-    code = code.replace("{'slurm': {}}", "{'slurm': {'polling_interval': 0.5}}")
+    code = re.sub(r"\{'slurm': \{.*?\}\}", repr(queue), code)
     done = run_program(_as_program(code), folder)
     assert (done.returncode, done.stderr) == (0, '')
     checked = done.stdout.count('checked ')

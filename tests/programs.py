@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import pty
 import queue
@@ -10,13 +11,14 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from cluster.processes import Process, descendants
 
 PRELUDE = """\
-import os, signal, sys, threading, time
+import json, os, signal, sys, threading, time
 from concurrent.futures import CancelledError, wait
 from slurm_futures import *
 from waiting import Gate, Record
@@ -31,7 +33,9 @@ def say(*words):
 
 
 def make(slurm=None, **settings):
-    queue = {'slurm': {'polling_interval': 0.5, **(slurm or {})}}
+    queue = json.loads(sys.argv[2])
+    for system in queue.values():
+        system.update(slurm or {})
     settings = {'work_dir': folder, 'grace_period': 1, **settings}
     return SlurmExecutor(queue_system=queue, **settings)
 
@@ -53,26 +57,30 @@ PATIENCE_S = 30.0
 
 
 class Program:
-    """A running Python program with an executor on the cluster.
+    """A running Python program with an executor.
 
     It has a session of its own, so that it has nothing to do with the terminal of the tests.
 
     Args:
         folder: its work_dir.
+        queue_system: the executor's queue.
         text: what it does, after PRELUDE.
         terminal: whether it has a terminal; then its input is that.
     """
 
-    def __init__(self, folder: Path, text: str, terminal: bool = False) -> None:
+    def __init__(
+        self, folder: Path, queue_system: Mapping[str, Any], text: str, terminal: bool = False
+    ) -> None:
         source = folder / 'program.py'
         source.write_text((TERMINAL if terminal else '') + PRELUDE + text)
+        python = [sys.executable, '-X', 'faulthandler']
         path = [str(Path(__file__).parent), os.environ.get('PYTHONPATH', '')]
         self._master: int | None = None
         slave: int = subprocess.DEVNULL
         if terminal:
             self._master, slave = pty.openpty()
         self._process = subprocess.Popen(
-            [sys.executable, '-X', 'faulthandler', str(source), str(folder)],
+            [*python, str(source), str(folder), json.dumps(queue_system)],
             stdin=slave,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

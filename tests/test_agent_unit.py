@@ -9,7 +9,7 @@ import shlex
 import sys
 import time
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +23,23 @@ from slurm_futures.remote.protocol import frames
 from slurm_futures.remote.spool import Spool
 from slurm_futures.transports.local import LocalTransport
 
+SLURM = {'slurm': {'sbatch_bin': '/no/such/sbatch', 'squeue_bin': '/no/such/squeue'}}
+LOCAL = {'local': {'max_jobs': 2, 'daemon': {'idle': 0.2}}}
 
-def recipe(work_dir: Path | str, python_cmd: str = sys.executable, setup: str = '') -> Recipe:
+
+def recipe(
+    work_dir: Path | str,
+    python_cmd: str = sys.executable,
+    setup: str = '',
+    queue: Mapping[str, Any] = SLURM,
+) -> Recipe:
     """Return how to start an agent on this machine."""
     config = {
         'run': 'run1',
         'work_dir': str(work_dir),
-        'slurm': {'sbatch_bin': '/no/such/sbatch', 'squeue_bin': '/no/such/squeue'},
         'login_workers': 2,
         'sys_path': [],
+        **queue,
     }
     return Recipe(LocalTransport(), python_cmd, setup, config)
 
@@ -477,6 +485,50 @@ def test_a_submission_that_cannot_be_claimed(connect: Connect) -> None:
     reply, _ = client.ask('submit', batch=1, token='run1-1.1')
     assert reply['kind'] == 'refused'
     assert 'claims' in reply['stderr']
+
+
+@pytest.mark.parametrize('version', ['3.8', ''])
+def test_embedded_queue(connect: Connect, work_dir: Path, version: str) -> None:
+    """A batch goes to the queue of this machine, which reads no #SBATCH lines: it is told them."""
+    python = find_python(version) if version else sys.executable
+    client = connect(queue=LOCAL, python_cmd=python or pytest.skip(f'no Python {version} here'))
+    script = b'#!/bin/bash\n#SBATCH --array=0-9\necho $SLURM_JOB_NAME $SLURM_ARRAY_TASK_ID\n'
+    order = {
+        'batch': 1,
+        'token': 'run1-1.1',
+        'options': ['--job-name=mine', f'--chdir={work_dir}'],
+        'script_options': [['array', '1,3'], ['output', '%a.txt']],
+        'cwd': str(work_dir),
+        'mkdir': False,
+        'folders': [],
+        'script_size': len(script),
+    }
+    reply, _ = client.ask('submit', script, **order)
+    assert (reply['kind'], reply['job_id']) == ('submitted', '1')
+    assert client.ask('lookup', token='run1-1.1', clusters='')[0]['job_id'] == '1'
+
+    def states() -> set[str]:
+        return {row[2] for row in client.ask('query', clusters='')[0]['rows']}
+
+    assert wait_for(lambda: states() == {'COMPLETED'})
+    found = {path.name: path.read_text() for path in work_dir.glob('*.txt')}
+    assert found == {'1.txt': 'mine 1\n', '3.txt': 'mine 3\n'}
+    assert client.ask('limits')[0]['known']
+    history = client.ask('history', jobs=['1'], clusters='')[0]
+    assert [row[4] for row in history['rows']] == [0, 0]
+    assert client.ask('scancel', jobs=['1'], clusters='')[0]['ok']
+
+
+def test_embedded_queue_of_another_host(connect: Connect, work_dir: Path) -> None:
+    """The jobs of a run stay on the host where its first agent was: another does not see them."""
+    claims = work_dir / '.slurm_futures' / 'runs' / 'run1' / 'claims'
+    claims.mkdir(parents=True)
+    for folder in (work_dir / '.slurm_futures', *claims.parents[:2]):
+        folder.chmod(0o700)
+    (claims / 'queue').symlink_to('elsewhere')
+    reply, _ = connect(queue=LOCAL).ask('query', clusters='')
+    assert not reply['ok']
+    assert 'are in the embedded queue of elsewhere, not of' in reply['error']
 
 
 def test_junk_among_the_messages(connect: Connect) -> None:

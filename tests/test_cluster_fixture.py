@@ -13,7 +13,7 @@ from cluster.client import Control
 from cluster.layout import ClusterError, Layout
 from cluster.processes import eventually
 
-pytestmark = pytest.mark.usefixtures('cancel_jobs')
+pytestmark = [pytest.mark.usefixtures('cancel_jobs'), pytest.mark.queues('slurm')]
 
 
 def slurm(*argv: str | Path) -> str:

@@ -45,7 +45,7 @@ def test_smallest_configuration_has_the_documented_defaults() -> None:
         setup=(),
         ship_modules=None,
         login_workers=4,
-        grace_period=90.0,
+        grace_period=None,
     )
 
 

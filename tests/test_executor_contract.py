@@ -22,8 +22,8 @@ from typing import Any
 import cloudpickle
 import pytest
 
-from cluster.client import Control
 from cluster.processes import eventually
+from outside import Outside, quick_queue, work_dir_of
 from slurm_futures import JobCancelled, JobFuture, JobState, SlurmExecutor
 from waiting import Gate, Record
 
@@ -31,25 +31,28 @@ cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 pytestmark = pytest.mark.usefixtures('cancel_jobs')
 
-PLACES = ['login', 'jobs']
 AFTER_SHUTDOWN = 'after shutdown|has been shut down'
 
 
-@pytest.fixture(params=PLACES)
-def pool(
-    request: pytest.FixtureRequest, executor: SlurmExecutor, nodes: SlurmExecutor
-) -> SlurmExecutor:
-    """An executor for the login node, and one for jobs; shared, not to be shut down."""
-    return executor if request.param == 'login' else nodes
+@pytest.fixture(params=['login', 'jobs'])
+def place(request: pytest.FixtureRequest, queue_system: str) -> str:
+    """Where calls run: on the login node, or in jobs."""
+    return str(request.param)
 
 
 @pytest.fixture
-def make_fresh(cluster: Control, work_dir: Path) -> Iterator[Callable[..., SlurmExecutor]]:
+def pool(place: str, executor: SlurmExecutor, nodes: SlurmExecutor) -> SlurmExecutor:
+    """An executor for the login node, and one for jobs; shared, not to be shut down."""
+    return executor if place == 'login' else nodes
+
+
+@pytest.fixture
+def make_fresh(queue_system: str, work_dir: Path) -> Iterator[Callable[..., SlurmExecutor]]:
     """Makes executors that nothing else refers to; what they leave undone is ended."""
     cores = []
 
     def make(place: str, **settings: Any) -> SlurmExecutor:
-        queue = {'slurm': {'polling_interval': 0.5}}
+        queue = quick_queue(queue_system)
         settings = {'work_dir': str(work_dir), 'grace_period': 1, **settings}
         executor = SlurmExecutor(queue_system=queue, **settings)
         cores.append(executor._core)
@@ -63,12 +66,10 @@ def make_fresh(cluster: Control, work_dir: Path) -> Iterator[Callable[..., Slurm
         assert not core._thread.is_alive()
 
 
-@pytest.fixture(params=PLACES)
-def fresh(
-    request: pytest.FixtureRequest, make_fresh: Callable[..., SlurmExecutor]
-) -> SlurmExecutor:
+@pytest.fixture
+def fresh(place: str, make_fresh: Callable[..., SlurmExecutor]) -> SlurmExecutor:
     """An executor of the test's own, which may be shut down."""
-    return make_fresh(request.param)
+    return make_fresh(place)
 
 
 @pytest.fixture
@@ -343,7 +344,7 @@ def test_shutdown_cancels_what_has_not_begun(
 
 
 def test_shutdown_cancels_pending_jobs(
-    make_fresh: Callable[..., SlurmExecutor], gate: Gate, cluster: Control
+    make_fresh: Callable[..., SlurmExecutor], gate: Gate
 ) -> None:
     """cancel_futures removes jobs from the queue that have not started."""
     executor = make_fresh('jobs').with_resources(array_parallelism=1)
@@ -459,10 +460,10 @@ def test_pending_until_it_runs(
     assert not gate.has_arrived('b')
 
 
-def test_job_is_pending_until_it_runs(executor: SlurmExecutor, cluster: Control) -> None:
+def test_job_is_pending_until_it_runs(executor: SlurmExecutor, outside: Outside) -> None:
     """The future of a job that waits is PENDING; cancelled, it takes the job from the queue."""
-    down = executor.with_resources(partition='down')
-    call = down.submit(pow, 2, 5)
+    held = executor.with_resources(extra={'hold': True})
+    call = held.submit(pow, 2, 5)
     assert eventually(lambda: call.job_id is not None, 10)
     assert call.job_state is JobState.PENDING
     assert not call.running()
@@ -474,9 +475,8 @@ def test_job_is_pending_until_it_runs(executor: SlurmExecutor, cluster: Control)
         call.result()
     with pytest.raises(futures.CancelledError):
         call.exception()
-    queued = ['squeue', '--me', '-h', '-t', 'PD,R,CG', '-o', '%A']
-    job_id = str(call.job_id)
-    assert eventually(lambda: job_id not in executor.run(queued).stdout.split(), 10)
+    job_id, work_dir = str(call.job_id), work_dir_of(executor)
+    assert eventually(lambda: job_id not in ' '.join(outside.live(work_dir)).split(), 10)
 
 
 @pytest.mark.parametrize('state', ['pending', 'running', 'done'])
@@ -553,9 +553,9 @@ def test_callback_of_a_done_future(pool: SlurmExecutor) -> None:
     assert seen == [(call, threading.current_thread())]
 
 
-def test_callback_of_a_cancelled_future(executor: SlurmExecutor, cluster: Control) -> None:
+def test_callback_of_a_cancelled_future(executor: SlurmExecutor) -> None:
     """cancel() calls callbacks, once."""
-    call = executor.with_resources(partition='down').submit(pow, 2, 5)
+    call = executor.with_resources(extra={'hold': True}).submit(pow, 2, 5)
     seen: list[Any] = []
     call.add_done_callback(seen.append)
     call.cancel()
@@ -662,9 +662,9 @@ def test_ctrl_c_during_submission(fresh: SlurmExecutor) -> None:
     assert fresh._core.pending() == []
 
 
-def test_ctrl_c_in_a_callback_of_cancel(executor: SlurmExecutor, cluster: Control) -> None:
+def test_ctrl_c_in_a_callback_of_cancel(executor: SlurmExecutor) -> None:
     """KeyboardInterrupt in a callback that cancel() calls goes up, and the job is cancelled."""
-    call = executor.with_resources(partition='down').submit(pow, 2, 5)
+    call = executor.with_resources(extra={'hold': True}).submit(pow, 2, 5)
     call.add_done_callback(lambda _: raise_it(KeyboardInterrupt()))
     with pytest.raises(KeyboardInterrupt):
         call.cancel()
@@ -742,10 +742,10 @@ def test_run_in_executor(pool: SlurmExecutor) -> None:
     assert asyncio.run(main()) == [32, ((1,), {'key': 'word'})]
 
 
-def test_cancelling_through_asyncio(executor: SlurmExecutor, cluster: Control) -> None:
+def test_cancelling_through_asyncio(executor: SlurmExecutor) -> None:
     """Cancelling what awaits a pending job cancels the job, a time-out too."""
-    down = executor.with_resources(partition='down')
-    calls = [down.submit(pow, 2, n) for n in range(2)]
+    held = executor.with_resources(extra={'hold': True})
+    calls = [held.submit(pow, 2, n) for n in range(2)]
 
     async def main() -> None:
         with pytest.raises(asyncio.TimeoutError):
@@ -761,9 +761,9 @@ def test_cancelling_through_asyncio(executor: SlurmExecutor, cluster: Control) -
     assert all(call.cancelled() for call in calls)
 
 
-def test_cancelled_future_cancels_its_awaiter(executor: SlurmExecutor, cluster: Control) -> None:
+def test_cancelled_future_cancels_its_awaiter(executor: SlurmExecutor) -> None:
     """cancel() of the future itself is seen by who awaits it."""
-    call = executor.with_resources(partition='down').submit(pow, 2, 5)
+    call = executor.with_resources(extra={'hold': True}).submit(pow, 2, 5)
 
     async def main() -> None:
         asyncio.get_running_loop().call_soon(call.cancel)

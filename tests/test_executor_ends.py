@@ -8,7 +8,6 @@ import gc
 import os
 import pickle
 import signal
-import subprocess
 import sys
 import threading
 import weakref
@@ -22,6 +21,7 @@ import pytest
 
 from cluster.client import Control
 from cluster.processes import Process, eventually
+from outside import Outside, quick_queue
 from programs import Program, offspring
 from slurm_futures import ConnectionFailed, ExecutorBroken, JobFuture, SlurmExecutor
 from stubs import Stub
@@ -30,6 +30,9 @@ from waiting import Gate, Record
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 pytestmark = pytest.mark.usefixtures('cancel_jobs')
+
+Listing = Callable[[], list[str]]
+Emptiness = Callable[[], bool]
 
 QUICKLY_S = 5.0
 """Seconds within which an interrupted program has to be gone."""
@@ -50,12 +53,13 @@ def record(work_dir: Path) -> Record:
 
 
 @pytest.fixture
-def run(cluster: Control, work_dir: Path, gate: Gate) -> Iterator[Callable[..., Program]]:
+def run(queue_system: str, work_dir: Path, gate: Gate) -> Iterator[Callable[..., Program]]:
     """Starts client programs, and ends them."""
     programs = []
 
     def start(text: str, **options: Any) -> Program:
-        programs.append(Program(work_dir, text, **options))
+        queue = quick_queue(queue_system)
+        programs.append(Program(work_dir, queue, text, **options))
         return programs[-1]
 
     yield start
@@ -64,12 +68,12 @@ def run(cluster: Control, work_dir: Path, gate: Gate) -> Iterator[Callable[..., 
 
 
 @pytest.fixture
-def make(cluster: Control, work_dir: Path) -> Iterator[Callable[..., SlurmExecutor]]:
+def make(queue_system: str, work_dir: Path) -> Iterator[Callable[..., SlurmExecutor]]:
     """Makes executors in this process, and sees that their threads end."""
     cores = []
 
     def make(**settings: Any) -> SlurmExecutor:
-        queue = {'slurm': {'polling_interval': 0.5}}
+        queue = quick_queue(queue_system)
         settings = {'work_dir': str(work_dir), 'grace_period': 1, **settings}
         executor = SlurmExecutor(**({'queue_system': queue} | settings))
         cores.append(executor._core)
@@ -90,15 +94,16 @@ def pass_gate(gate: Gate, record: Record, name: str) -> str:
     return name
 
 
-def jobs() -> list[str]:
-    """All jobs of this user that have not ended: id and state."""
-    squeue = ['squeue', '--me', '-h', '-r', '-t', 'PD,R,S,CF,CG', '-o', '%i %T']
-    return subprocess.check_output(squeue, text=True, timeout=60).splitlines()
+@pytest.fixture
+def jobs(outside: Outside, work_dir: Path) -> Listing:
+    """Tells which jobs have not ended: id and state."""
+    return lambda: outside.live(work_dir)
 
 
-def no_jobs() -> bool:
-    """Whether the queue runs empty within seconds: a cancelled job takes a while to complete."""
-    return eventually(lambda: not jobs(), 20)
+@pytest.fixture
+def no_jobs(jobs: Listing) -> Emptiness:
+    """Tells whether the queue runs empty within seconds: a cancelled job takes a while to end."""
+    return lambda: eventually(lambda: not jobs(), 20)
 
 
 def gone(*processes: Process) -> bool:
@@ -126,7 +131,7 @@ calls = [
     executor.submit(pass_gate, 'behind'),
     *(nodes.submit(pass_gate, name) for name in ('job', 'other')),
 ]
-pending = executor.with_resources(partition='down').submit(pass_gate, 'never')
+pending = executor.with_resources(extra={'hold': True}).submit(pass_gate, 'never')
 gate.await_arrival('login', 'job', 'other')
 while not pending.job_id:
     time.sleep(0.01)
@@ -217,7 +222,13 @@ def record_path(record: Record, name: str) -> Path:
 # ---- Ctrl-C
 
 
-def test_ctrl_c_at_exit_cancels(run: Callable[..., Program], record: Record, gate: Gate) -> None:
+def test_ctrl_c_at_exit_cancels(
+    run: Callable[..., Program],
+    record: Record,
+    gate: Gate,
+    no_jobs: Emptiness,
+    jobs: Listing,
+) -> None:
     """Ctrl-C while the interpreter waits: jobs are cancelled, calls killed, it leaves in 5 s."""
     program = run(WORK + AT_EXIT)
     assert program.line() == 'main has ended'
@@ -236,7 +247,7 @@ with make(login_workers=1) as executor:
     nodes = executor.with_resources(time='5')
     calls = [executor.submit(pass_gate, name) for name in ('login', 'behind')]
     calls += [nodes.submit(pass_gate, name) for name in ('job', 'other')]
-    pending = executor.with_resources(partition='down').submit(pass_gate, 'never')
+    pending = executor.with_resources(extra={{'hold': True}}).submit(pass_gate, 'never')
     gate.await_arrival('login', 'job', 'other')
     {inside}
 """
@@ -244,7 +255,12 @@ with make(login_workers=1) as executor:
 
 @pytest.mark.parametrize('where', ['inside', 'at its end'])
 def test_ctrl_c_in_a_block_cancels(
-    run: Callable[..., Program], record: Record, gate: Gate, work_dir: Path, where: str
+    run: Callable[..., Program],
+    record: Record,
+    gate: Gate,
+    work_dir: Path,
+    where: str,
+    no_jobs: Emptiness,
 ) -> None:
     """Ctrl-C in a with-block, or while its end waits, cancels all of it and goes on up."""
     inside = 'say("ready"); time.sleep(60)' if where == 'inside' else 'say("ready")'
@@ -261,7 +277,7 @@ def test_ctrl_c_in_a_block_cancels(
     assert runs(work_dir) == []
 
 
-def test_program_may_go_on_after_ctrl_c(run: Callable[..., Program]) -> None:
+def test_program_may_go_on_after_ctrl_c(run: Callable[..., Program], no_jobs: Emptiness) -> None:
     """Ctrl-C that is caught outside the block: every future of the block ends within seconds."""
     text = """\
 try:
@@ -282,7 +298,7 @@ except KeyboardInterrupt:
 
 
 def test_ctrl_c_in_a_sibling_s_block(
-    make: Callable[..., SlurmExecutor], gate: Gate, record: Record
+    make: Callable[..., SlurmExecutor], gate: Gate, record: Record, jobs: Listing
 ) -> None:
     """Ctrl-C in the block of a sibling cancels what belongs to it, and nothing of its parent's."""
     executor = make()
@@ -292,9 +308,9 @@ def test_ctrl_c_in_a_sibling_s_block(
 
     def interrupted() -> None:
         with executor.with_resources(time='5') as nodes:
-            down = nodes.with_resources(partition='down')
+            held = nodes.with_resources(extra={'hold': True})
             calls.append(nodes.submit(pass_gate, gate, record, 'job'))
-            calls.append(down.submit(pass_gate, gate, record, 'never'))
+            calls.append(held.submit(pass_gate, gate, record, 'never'))
             gate.await_arrival('login', 'other', 'job')
             raise KeyboardInterrupt
 
@@ -308,13 +324,15 @@ def test_ctrl_c_in_a_sibling_s_block(
     assert sorted(record.lines()) == ['login', 'other']
 
 
-def test_ctrl_c_before_slurm_has_answered(run: Callable[..., Program], work_dir: Path) -> None:
+def test_ctrl_c_before_slurm_has_answered(
+    run: Callable[..., Program], work_dir: Path, no_jobs: Emptiness, cluster: Control
+) -> None:
     """A job that sbatch is only just submitting is cancelled all the same, however slow it is."""
     at_sbatch = Gate(work_dir / 'sbatch-gate')
     stub = Stub(work_dir, 'sbatch', f'{at_sbatch.shell}; exec "$real" "$@"')
     text = """\
 with make(slurm={'sbatch_bin': sys.argv[1] + '/sbatch'}) as executor:
-    call = executor.with_resources(partition='down').submit(pass_gate, 'job')
+    call = executor.with_resources(extra={'hold': True}).submit(pass_gate, 'job')
     Gate(folder + '/sbatch-gate').await_arrival()
     say('ready')
     time.sleep(60)
@@ -330,7 +348,9 @@ with make(slurm={'sbatch_bin': sys.argv[1] + '/sbatch'}) as executor:
     assert no_jobs()
 
 
-def test_ctrl_c_while_connecting(run: Callable[..., Program], work_dir: Path) -> None:
+def test_ctrl_c_while_connecting(
+    run: Callable[..., Program], work_dir: Path, jobs: Listing
+) -> None:
     """Ctrl-C does not wait for a login node that takes its time; no agent is left behind."""
     starting = Gate(work_dir / 'starting')
     text = f"""\
@@ -351,7 +371,9 @@ with make(setup={starting.shell!r}) as executor:
     assert jobs() == []
 
 
-def test_ctrl_c_while_slurm_is_deaf(run: Callable[..., Program], faults: Control) -> None:
+def test_ctrl_c_while_slurm_is_deaf(
+    run: Callable[..., Program], faults: Control, no_jobs: Emptiness
+) -> None:
     """Ctrl-C does not wait for a controller that is out of order; the agent sees to the jobs."""
     text = """\
 with make() as executor:
@@ -386,7 +408,7 @@ executor.run({gate.shell!r})
 
 
 def test_terminal_s_ctrl_c_reaches_the_program_only(
-    run: Callable[..., Program], work_dir: Path, gate: Gate
+    run: Callable[..., Program], work_dir: Path, gate: Gate, cluster: Control
 ) -> None:
     """Agent, login workers, commands and sbatch hear nothing of Ctrl-C in the terminal."""
     Stub(work_dir, 'sbatch', f'{Gate(work_dir / "sbatch-gate").shell}; exec "$real" "$@"')
@@ -428,7 +450,7 @@ say(done[0].stdout)
 
 
 def test_cancelled_task_cancels_its_block(
-    make: Callable[..., SlurmExecutor], gate: Gate, record: Record
+    make: Callable[..., SlurmExecutor], gate: Gate, record: Record, no_jobs: Emptiness
 ) -> None:
     """asyncio.CancelledError that leaves a with-block cancels the jobs, like Ctrl-C."""
     calls: list[JobFuture[str]] = []
@@ -437,7 +459,7 @@ def test_cancelled_task_cancels_its_block(
         with make() as executor:
             nodes = executor.with_resources(time='5')
             calls.append(nodes.submit(pass_gate, gate, record, 'job'))
-            calls.append(executor.with_resources(partition='down').submit(str, 5))
+            calls.append(executor.with_resources(extra={'hold': True}).submit(str, 5))
             await asyncio.wrap_future(calls[0])
 
     async def main() -> None:
@@ -473,7 +495,13 @@ def test_other_exceptions_wait(make: Callable[..., SlurmExecutor]) -> None:
 # ---- detach
 
 
-def test_detach(run: Callable[..., Program], gate: Gate, record: Record, work_dir: Path) -> None:
+def test_detach(
+    run: Callable[..., Program],
+    gate: Gate,
+    record: Record,
+    work_dir: Path,
+    jobs: Listing,
+) -> None:
     """detach(): Slurm has the jobs, waiting login calls are cancelled, the program leaves."""
     text = """\
 say([call.cancelled() for call in calls])
@@ -651,7 +679,11 @@ def test_pickling_is_refused(make: Callable[..., SlurmExecutor]) -> None:
 
 
 def test_killed_program(
-    run: Callable[..., Program], gate: Gate, record: Record, work_dir: Path
+    run: Callable[..., Program],
+    gate: Gate,
+    record: Record,
+    work_dir: Path,
+    jobs: Listing,
 ) -> None:
     """kill -9: the agent and idle workers go at once, the call in hand ends, jobs go on."""
     program = run(WORK + 'say("ready"); time.sleep(60)')

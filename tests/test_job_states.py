@@ -1,4 +1,4 @@
-"""What Slurm does to jobs, as their futures see it; and what asking Slurm costs."""
+"""What a queue does to jobs, as their futures see it; and what asking it costs."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ import pytest
 
 from cluster.client import Control
 from cluster.processes import eventually
+from outside import Outside, daemon, work_dir_of
 from slurm_futures import (
     JobCancelled,
     JobFailed,
@@ -45,8 +46,8 @@ def tell_supervisor(gate: Gate) -> None:
 # ---- ends that come from outside
 
 
-def test_scancel_from_outside(nodes: SlurmExecutor, gate: Gate) -> None:
-    """What is cancelled by scancel raises JobCancelled, and says whether it had begun."""
+def test_cancelled_from_outside(nodes: SlurmExecutor, outside: Outside, gate: Gate) -> None:
+    """What others cancel raises JobCancelled, and says whether it had begun."""
     held = nodes.with_resources(extra={'hold': True})
     pending: list[JobFuture[Any]] = [
         held.submit(gate.pass_through, 'pending'),
@@ -63,7 +64,7 @@ def test_scancel_from_outside(nodes: SlurmExecutor, gate: Gate) -> None:
     # One task of an array, alone; the other two stay.
     cancelled = [*pending[:3], *running]
     begun = time.monotonic()
-    slurm('scancel', *(str(future.job_id) for future in cancelled))
+    outside.cancel(work_dir_of(nodes), *(str(future.job_id) for future in cancelled))
     for future in cancelled:
         error = future.exception()
         assert isinstance(error, JobCancelled)
@@ -76,9 +77,9 @@ def test_scancel_from_outside(nodes: SlurmExecutor, gate: Gate) -> None:
         assert future.cancel()
 
 
-def test_time_limit(nodes: SlurmExecutor, gate: Gate) -> None:
+def test_time_limit(nodes: SlurmExecutor, gate: Gate, queue_system: str) -> None:
     """TimeLimit, for scripts and calls; in a chunk, what was finished before it counts."""
-    short = nodes.with_resources(time='1')
+    short = nodes.with_resources(time='1' if queue_system == 'slurm' else '00:00:03')
     steps = Steps(gate, Record('/dev/null'))
 
     def step(n: int) -> int:
@@ -92,9 +93,10 @@ def test_time_limit(nodes: SlurmExecutor, gate: Gate) -> None:
     gate.await_arrival('', 'call-0', 'chunk-0')
     await_running(script, call, chunk[1])
     assert chunk[0].result() == 0
-    for future in (script, call, chunk[1]):
-        slurm('scontrol', 'update', f'jobid={future.job_id}', 'EndTime=now')
-    # The controller looks at time limits every 30 seconds.
+    if queue_system == 'slurm':
+        for future in (script, call, chunk[1]):
+            slurm('scontrol', 'update', f'jobid={future.job_id}', 'EndTime=now')
+        # The controller looks at time limits every 30 seconds.
     errors = [future.exception() for future in (script, call, *chunk[1:])]
     for error, started in zip(errors, [True, True, True, False], strict=True):
         assert isinstance(error, TimeLimit)
@@ -105,7 +107,7 @@ def test_time_limit(nodes: SlurmExecutor, gate: Gate) -> None:
 
 @pytest.mark.parametrize('what', ['call', 'script'])
 def test_killed_from_outside(nodes: SlurmExecutor, gate: Gate, what: str) -> None:
-    """kill -9 of what Slurm has started on the node: JobFailed, with what Slurm says of it."""
+    """kill -9 of what the queue has started on the node: JobFailed, with what it says of it."""
     if what == 'call':
         future: JobFuture[Any] = nodes.submit(tell_supervisor, gate)
     else:
@@ -115,6 +117,7 @@ def test_killed_from_outside(nodes: SlurmExecutor, gate: Gate, what: str) -> Non
     os.kill(int(future.stdout()), signal.SIGKILL)
     begun = time.monotonic()
     error = future.exception()
+    gate.open()  # what is left of a script's job may still wait there
     assert time.monotonic() - begun < SOON_S
     assert type(error) is JobFailed
     assert error.state is JobState.FAILED
@@ -152,6 +155,21 @@ def test_job_outlives_its_slurmd(nodes: SlurmExecutor, faults: Control, gate: Ga
     assert future.result() is None
 
 
+@pytest.mark.queues('local')
+def test_jobs_outlive_the_embedded_queue(nodes: SlurmExecutor, gate: Gate) -> None:
+    """The daemon is killed: what runs goes on, what waits follows, and all outcomes arrive."""
+    call = nodes.submit(gate.pass_through, 'call')
+    script = nodes.submit(bash(gate.shell_as('script'), 'exit 3'), check=False)
+    gate.await_arrival('call', 'script')
+    await_running(call, script)
+    after = nodes.with_resources(dependency=f'afterany:{call.job_id}').map(pow, [2, 3], [2, 2])
+    daemon(work_dir_of(nodes)).kill()
+    gate.open()
+    assert call.result() is None
+    assert script.result() is JobState.FAILED
+    assert list(after) == [4, 9]
+
+
 # ---- back into the queue
 
 
@@ -172,7 +190,7 @@ def test_suspended(nodes: SlurmExecutor, cluster: Control, gate: Gate) -> None:
 
 
 def test_one_squeue_for_all(
-    make_executor: Callable[..., SlurmExecutor], gate: Gate, tmp_path: Path
+    make_executor: Callable[..., SlurmExecutor], gate: Gate, tmp_path: Path, cluster: Control
 ) -> None:
     """One squeue a polling interval, for jobs of all kinds together; none when none is pending."""
     stub = Stub(tmp_path, 'squeue')
@@ -197,7 +215,7 @@ def test_one_squeue_for_all(
 
 
 def test_outcomes_do_not_wait_for_polling(
-    make_executor: Callable[..., SlurmExecutor], gate: Gate
+    make_executor: Callable[..., SlurmExecutor], gate: Gate, cluster: Control
 ) -> None:
     """An outcome is seen within a second, although Slurm is asked once a minute."""
     executor = make_executor(slurm={'polling_interval': 60.0})
@@ -227,7 +245,7 @@ def test_outcomes_do_not_wait_for_polling(
 
 
 def test_squeue_fails(
-    make_executor: Callable[..., SlurmExecutor], gate: Gate, tmp_path: Path
+    make_executor: Callable[..., SlurmExecutor], gate: Gate, tmp_path: Path, cluster: Control
 ) -> None:
     """As long as squeue fails nothing is concluded; what jobs report themselves still counts."""
     broken = tmp_path / 'broken'
@@ -289,7 +307,9 @@ def test_job_that_squeue_has_forgotten(
         assert type(error) is JobLost
 
 
-def test_without_accounting(make_executor: Callable[..., SlurmExecutor], gate: Gate) -> None:
+def test_without_accounting(
+    make_executor: Callable[..., SlurmExecutor], gate: Gate, cluster: Control
+) -> None:
     """Where there is no sacct nothing is missing as long as squeue remembers."""
     executor = make_executor(slurm={'sacct_bin': '/nowhere/sacct'})
     nodes = executor.with_resources(partition='cpu')

@@ -34,6 +34,8 @@ from waiting import Gate, Record, has_ended
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
+pytestmark = pytest.mark.queues('local')
+
 
 def add(a: int, b: int) -> int:
     """What everybody adds."""
@@ -284,8 +286,7 @@ def helper(n):
     return Pair(n)
 
 def main():
-    slurm = {'slurm': {'polling_interval': 1}}
-    with SlurmExecutor(queue_system=slurm, work_dir='work') as executor:
+    with SlurmExecutor(queue_system={'local': {}}, work_dir='work') as executor:
         nodes = executor.with_resources(partition='cpu')
         for where in (executor, nodes):
             pair, level, kinds = where.submit(change, Pair(1)).result()

@@ -29,7 +29,7 @@ from helpers import (
     wait_for,
 )
 from slurm_futures import payload
-from slurm_futures.remote.login import is_alive, process_identity
+from slurm_futures.remote.processes import is_alive, process_identity
 from slurm_futures.remote.protocol import Inbox, encode
 from slurm_futures.remote.spool import Spool
 from waiting import Gate, Record

@@ -12,7 +12,9 @@ from typing import Any
 import cloudpickle
 import pytest
 
+from cluster.client import Control
 from cluster.processes import eventually
+from outside import Outside, work_dir_of
 from slurm_futures import (
     ConfigError,
     ConnectionFailed,
@@ -96,7 +98,7 @@ def test_result_that_cannot_be_pickled_is_called_so(executor: SlurmExecutor) -> 
     assert 'when the result of the call was pickled' in cause(error)
 
 
-def test_words_of_sbatch_come_once(nodes: SlurmExecutor) -> None:
+def test_words_of_sbatch_come_once(nodes: SlurmExecutor, cluster: Control) -> None:
     """A refusal names the calls, then gives sbatch's words, once."""
     future = nodes.with_resources(partition='nowhere').submit(fail)
     error = future.exception()
@@ -130,8 +132,8 @@ def test_array_script_names_the_task_that_failed(executor: SlurmExecutor) -> Non
     assert str(error.job_id).endswith('_1')
 
 
-def test_folder_that_only_slurm_can_miss(executor: SlurmExecutor, tmp_path: Path) -> None:
-    """A job that Slurm could not launch is explained rather than called failed."""
+def test_folder_that_only_the_queue_can_miss(executor: SlurmExecutor, tmp_path: Path) -> None:
+    """A job that the queue could not launch is explained rather than called failed."""
     text = f'#!/bin/bash\n#SBATCH --output={tmp_path}/%j-missing/out\n'
     error = executor.submit(text).exception()
     assert isinstance(error, JobFailed)
@@ -139,12 +141,14 @@ def test_folder_that_only_slurm_can_miss(executor: SlurmExecutor, tmp_path: Path
     assert 'it never began' in str(error)
 
 
-def test_own_kill_is_told_from_a_cancellation_from_outside(executor: SlurmExecutor) -> None:
+def test_own_kill_is_told_from_a_cancellation_from_outside(
+    executor: SlurmExecutor, outside: Outside
+) -> None:
     """JobCancelled says whether this program did it."""
     ours, theirs = (executor.submit(f'{SCRIPT}sleep 60\n') for _ in range(2))
     assert eventually(lambda: ours.running() and theirs.running(), 30)
     ours.kill()
-    executor.run(['scancel', str(theirs.job_id)])
+    outside.cancel(work_dir_of(executor), str(theirs.job_id))
     errors = [ours.exception(), theirs.exception()]
     assert all(isinstance(error, JobCancelled) for error in errors)
     assert 'was ended by kill()' in str(errors[0])

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from cluster.client import Control
+from cluster.processes import eventually
 from documents import CHECKOUT, Document, check_promises, run_program
+from outside import Outside, quick_queue
 from slurm_futures import Resources, config, errors
 
 README = Document('README.md')
@@ -31,21 +32,26 @@ def documented(title: str) -> set[str]:
     }
 
 
-def test_code_gives_the_values_that_it_promises(cluster: Control, work_dir: Path) -> None:
-    """All Python blocks, run as one program, give what their comments say, without a warning."""
-    assert check_promises(README.blocks('python'), work_dir) >= 20
+def test_code_gives_the_values_that_it_promises(queue_system: str, work_dir: Path) -> None:
+    """All Python blocks, run as one program, give what their comments say, without a warning.
+
+    Without Slurm, too.
+    """
+    queue = quick_queue(queue_system)
+    assert check_promises(README.blocks('python'), work_dir, queue) >= 20
 
 
-def test_detached_script_goes_on(cluster: Control, work_dir: Path) -> None:
+def test_detached_script_goes_on(queue_system: str, work_dir: Path, outside: Outside) -> None:
     """The README's block on detach(): the job runs although its program has ended."""
     (code,) = (code for code in README.blocks('python') if 'detach()' in code)
     code = code.replace('night.submit', 'job = night.submit').replace('date >', 'sleep 2; date >')
+    code = code.replace("{'slurm': {}}", repr(quick_queue(queue_system)))
     head = 'from slurm_futures import SlurmExecutor\n'
     done = run_program(f'{head}{code}print(job.job_id, job.done())\n', work_dir)
     job_id, is_done = done.stdout.split()
     assert is_done == 'False'
-    after = f'--dependency=afterok:{job_id}'
-    subprocess.run(['srun', '--quiet', after, 'true'], cwd='/', check=True, timeout=60)
+    folder = work_dir / 'slurm_futures'
+    assert eventually(lambda: job_id not in ' '.join(outside.live(folder)).split(), 60)
     assert (work_dir / 'finished.txt').exists()
 
 
@@ -54,7 +60,7 @@ def test_detached_script_goes_on(cluster: Control, work_dir: Path) -> None:
     [
         (
             'Settings',
-            [config.ExecutorConfig, config.SlurmConfig],
+            [config.ExecutorConfig, config.SlurmConfig, config.LocalConfig],
         ),
         ('Resources', [Resources]),
     ],
@@ -62,7 +68,7 @@ def test_detached_script_goes_on(cluster: Control, work_dir: Path) -> None:
 def test_tables_name_every_field(title: str, classes: list[type]) -> None:
     """The tables of settings and resources have exactly the fields that the code has."""
     fields = {field.name for one in classes for field in dataclasses.fields(one)}
-    assert documented(title) - {'slurm'} == fields
+    assert documented(title) - {'slurm', 'local'} == fields
 
 
 def test_errors_are_all_explained() -> None:
@@ -84,7 +90,10 @@ def test_shell_blocks_are_valid_and_their_files_exist() -> None:
     lines = ''.join(README.blocks('sh'))
     subprocess.run(['bash', '-n'], input=lines, text=True, check=True, timeout=10)
     files = re.findall(r'\S+/\S+\.\w+', lines)
-    assert files == ['examples/simple_workflow.py', 'tests/run.sh']
+    assert files == [
+        *('examples/simple_workflow.py', 'examples/simple_workflow.py'),
+        *('examples/cluster.toml', 'tests/run.sh'),
+    ]
     for name in files:
         assert (CHECKOUT / name).is_file(), name
 

@@ -8,7 +8,6 @@ import logging
 import os
 import signal
 import struct
-import subprocess
 import sys
 import termios
 import threading
@@ -21,6 +20,7 @@ import pytest
 
 from cluster.client import Control
 from cluster.processes import Process, eventually
+from outside import Outside, quick_queue
 from programs import offspring
 from slurm_futures import SlurmExecutor
 from slurm_futures.batching import Target
@@ -39,12 +39,12 @@ LOST = 'lost the agent on this machine: '
 
 
 @pytest.fixture
-def make(cluster: Control, work_dir: Path) -> Iterator[Callable[..., SlurmExecutor]]:
+def make(queue_system: str, work_dir: Path) -> Iterator[Callable[..., SlurmExecutor]]:
     """Makes executors that reconnect quickly, and ends them; keywords are settings."""
     executors = []
 
     def make(silence: float = 30.0, slurm: Any = None, **settings: Any) -> SlurmExecutor:
-        queue = {'slurm': {'polling_interval': 1, **(slurm or {})}}
+        queue = quick_queue(queue_system, {'polling_interval': 1, **(slurm or {})})
         settings = {'work_dir': str(work_dir), 'grace_period': 3, **settings}
         plan = make_plan(load_config({'queue_system': queue, **settings}))
         patience = Patience(ping=silence / 4, silence=silence, back_off=(0.01, 0.1))
@@ -245,6 +245,7 @@ def test_killed_during_a_submission(
     gate: Gate,
     record: Record,
     caplog: pytest.LogCaptureFixture,
+    cluster: Control,
 ) -> None:
     """The job that an orphaned sbatch has submitted is found, and not submitted again."""
     at_sbatch = Gate(work_dir / 'sbatch-gate')
@@ -314,12 +315,16 @@ def test_third_kill_names_the_likely_cause(
 
 
 def test_cancelled_while_no_agent_lives(
-    make: Callable[..., SlurmExecutor], gate: Gate, record: Record, cluster: Control
+    make: Callable[..., SlurmExecutor],
+    gate: Gate,
+    record: Record,
+    outside: Outside,
+    work_dir: Path,
 ) -> None:
     """What is cancelled while the line is down does not run when it is up again."""
     executor = make(login_workers=1)
     calls = [executor.submit(pass_gate, gate, record, name) for name in 'abc']
-    job = executor.with_resources(partition='down').submit(pow, 2, 5)
+    job = executor.with_resources(extra={'hold': True}).submit(pow, 2, 5)
     gate.await_arrival('a')
     assert eventually(lambda: job.job_id is not None, 20)
     agent(executor).kill()
@@ -329,5 +334,4 @@ def test_cancelled_while_no_agent_lives(
     assert calls[2].result(timeout=20) == 'c'
     executor.shutdown()
     assert record.lines() == ['a', 'c']
-    queued = subprocess.check_output(['squeue', '--me', '-h', '-o', '%A'], text=True, timeout=60)
-    assert str(job.job_id) not in queued.split()
+    assert str(job.job_id) not in ' '.join(outside.live(work_dir)).split()

@@ -29,6 +29,8 @@ from watching import (
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
+pytestmark = pytest.mark.queues('slurm')
+
 
 def test_requeue(nodes: SlurmExecutor, gate: Gate, record: Record) -> None:
     """scontrol requeue: one future, which runs, waits and runs again, and has one outcome."""

@@ -14,6 +14,8 @@ import pytest
 from slurm_futures import CommandFailed, SlurmExecutor
 from waiting import Gate, has_ended
 
+pytestmark = pytest.mark.queues('local')
+
 
 def test_text_goes_to_a_shell(executor: SlurmExecutor) -> None:
     """A string is a line for bash; what it prints comes back as text, with its exit status."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import pwd
 import signal
 import subprocess
 import sys
@@ -11,7 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from cluster.client import Control
 from cluster.processes import eventually
+from outside import Outside, work_dir_of
 from slurm_futures import (
     ConfigError,
     JobCancelled,
@@ -21,8 +25,9 @@ from slurm_futures import (
     SlurmExecutor,
     SubmitError,
 )
+from slurm_futures.sbatch_options import quote
 from waiting import Gate, has_ended
-from watching import await_job_id, await_running, bash, slurm, squeue
+from watching import await_job_id, await_running, bash, node_names, slurm, squeue
 
 
 def failure(future: JobFuture[JobState]) -> JobFailed:
@@ -115,8 +120,16 @@ def test_export_none(executor: SlurmExecutor) -> None:
     assert future.stdout() == '[]\n'
 
 
-def test_name(executor: SlurmExecutor, gate: Gate) -> None:
-    """name= names the job for squeue, over the script's own --job-name."""
+def test_name(executor: SlurmExecutor) -> None:
+    """name= names the job, over the script's own --job-name."""
+    script = bash('#SBATCH --job-name=own', 'echo "$SLURM_JOB_NAME"')
+    future = executor.submit(script, name='it\'s "mine"')
+    future.result()
+    assert future.stdout() == 'it\'s "mine"\n'
+
+
+def test_name_for_squeue(executor: SlurmExecutor, gate: Gate, cluster: Control) -> None:
+    """squeue shows the name."""
     future = executor.submit(bash('#SBATCH --job-name=own', gate.shell), name='it\'s "mine"')
     gate.await_arrival()
     assert squeue(future, '%j') == 'it\'s "mine"'
@@ -124,20 +137,28 @@ def test_name(executor: SlurmExecutor, gate: Gate) -> None:
     future.result()
 
 
-def test_name_of_a_file(executor: SlurmExecutor, gate: Gate, work_dir: Path) -> None:
+def test_name_of_a_file(executor: SlurmExecutor, work_dir: Path) -> None:
     """Without any other name a job is called as its file is, as sbatch does it."""
     path = work_dir / 'my script.sh'
-    path.write_text(bash(gate.shell))
+    path.write_text(bash('echo "$SLURM_JOB_NAME"'))
     futures = [executor.submit(path), executor.submit(path.read_text())]
-    gate.await_arrival()
-    await_job_id(*futures)
-    assert [squeue(future, '%j') for future in futures] == ['my script.sh', 'script']
-    gate.open()
     for future in futures:
         future.result()
+    assert [future.stdout() for future in futures] == ['my script.sh\n', 'script\n']
 
 
-def test_resources_fill_gaps(executor: SlurmExecutor) -> None:
+def test_header_wins_over_resources(executor: SlurmExecutor) -> None:
+    """What the script's own lines say wins; resources fill what they leave open."""
+    show = 'echo $SLURM_CPUS_PER_TASK $SLURM_NTASKS $WORD $W2'
+    resources = executor.with_resources(
+        cpus_per_task=3, ntasks=2, env={'WORD': "it's"}, setup='export W2=two'
+    )
+    future = resources.submit(bash('#SBATCH --cpus-per-task=1', show))
+    future.result()
+    assert future.stdout() == "1 2 it's two\n"
+
+
+def test_resources_fill_gaps(executor: SlurmExecutor, cluster: Control) -> None:
     """What the script's own lines say wins; resources fill what they leave open."""
     resources = executor.with_resources(
         partition='short', time='00:01:00', cpus_per_task=3, env={'WORD': "it's"}, setup='W2=two'
@@ -159,17 +180,24 @@ def test_setup_runs_before_the_script(make_executor: Callable[..., SlurmExecutor
     assert future.stdout() == 'yes\n'
 
 
-def test_exit_code_is_told_at_once(make_executor: Callable[..., SlurmExecutor]) -> None:
+def test_exit_code_is_told_at_once(
+    make_executor: Callable[..., SlurmExecutor], cluster: Control
+) -> None:
     """The wrapper reports the exit code: nobody waits for the next question to Slurm."""
     executor = make_executor(slurm={'polling_interval': 60.0})
-    future = executor.submit(bash('echo why >&2', 'exit 3'))
     begun = time.monotonic()
-    error = failure(future)
+    assert failure(executor.submit(bash('exit 3'))).exit_code == 3
     assert time.monotonic() - begun < 20
+
+
+def test_failure_is_explained(executor: SlurmExecutor, queue_system: str) -> None:
+    """JobFailed has the exit code, where it was, and what the script said last."""
+    future = executor.submit(bash('echo why >&2', 'exit 3'))
+    error = failure(future)
     assert type(error) is JobFailed
     assert (error.exit_code, error.signal, error.state) == (3, None, JobState.FAILED)
     assert (error.started, error.job_id) == (True, future.job_id)
-    assert error.node in {'n1', 'n2', 'n3', 'n4'}
+    assert error.node in node_names(queue_system)
     assert error.stderr == 'why\n'
     assert error.stdout_path is not None
     assert Path(error.stdout_path).read_text() == 'why\n'
@@ -202,7 +230,7 @@ def test_unchecked(executor: SlurmExecutor) -> None:
     [('B:USR1@60', 'USR1'), ('B:SIGTERM@60', 'TERM'), ('B:12@60', 'USR2'), ('B:ALRM@60', 'ALRM')],
 )
 def test_signal_option_reaches_the_script(
-    executor: SlurmExecutor, gate: Gate, option: str, name: str
+    executor: SlurmExecutor, gate: Gate, option: str, name: str, cluster: Control
 ) -> None:
     """A signal for the batch shell alone, as --signal=B: sends it, arrives at the script."""
     script = [f'#SBATCH --signal={option}', '#SBATCH --time=5', f"trap 'echo got {name}' {name}"]
@@ -217,7 +245,9 @@ def test_signal_option_reaches_the_script(
     assert future.stdout().endswith(f'got {name}\nwent on\n')
 
 
-def test_signal_to_the_steps_reaches_them(executor: SlurmExecutor, gate: Gate) -> None:
+def test_signal_to_the_steps_reaches_them(
+    executor: SlurmExecutor, gate: Gate, cluster: Control
+) -> None:
     """--signal without B: is for the job's steps, which the wrapper does not get in the way of."""
     step = f'trap "echo step got it; exit 0" USR1; {gate.shell}'
     future = executor.submit(bash('#SBATCH --signal=USR1@60', f"srun bash -c '{step}'"))
@@ -227,7 +257,9 @@ def test_signal_to_the_steps_reaches_them(executor: SlurmExecutor, gate: Gate) -
     assert 'step got it' in future.stdout()
 
 
-def test_signal_option_from_resources(executor: SlurmExecutor, gate: Gate) -> None:
+def test_signal_option_from_resources(
+    executor: SlurmExecutor, gate: Gate, cluster: Control
+) -> None:
     """--signal may come through `extra` as well."""
     resources = executor.with_resources(extra={'signal': 'B:TERM@60'}, time='5')
     future = resources.submit(bash("trap 'echo got it' TERM", gate.shell))
@@ -236,6 +268,22 @@ def test_signal_option_from_resources(executor: SlurmExecutor, gate: Gate) -> No
     assert eventually(lambda: 'got it' in future.stdout(), 10)
     gate.open()
     assert future.result() is JobState.COMPLETED
+
+
+@pytest.mark.queues('local')
+@pytest.mark.parametrize('where', ['script', 'resources'])
+def test_signal_before_the_time_limit(executor: SlurmExecutor, where: str) -> None:
+    """The embedded queue keeps to time limits of seconds, and sends --signal=B: before them."""
+    lines = ["trap 'echo got it; exit 0' USR1", 'while :; do sleep 0.02; done']
+    if where == 'script':
+        lines = ['#SBATCH --time=0:02 --signal=B:USR1@1', *lines]
+    else:
+        executor = executor.with_resources(time='00:00:02', extra={'signal': 'B:USR1@1'})
+    begun = time.monotonic()
+    future = executor.submit(bash(*lines))
+    assert future.result() is JobState.COMPLETED
+    assert 1 <= time.monotonic() - begun < 2
+    assert future.stdout() == 'got it\n'
 
 
 def test_own_logs(executor: SlurmExecutor, work_dir: Path) -> None:
@@ -271,6 +319,130 @@ def test_discarded_output(executor: SlurmExecutor) -> None:
     assert future.stdout() == ''
 
 
+PATTERNS = [
+    *('%A-A', '%a-a', '%J-J', '%j-j', '%4j', '%12j', '%3a', '%s', '%t', '%n', '%u', '%x', '%9x'),
+    *('%%-%j', 'x%%%j', '%q', 'end%', '\\%j', 'a\\%j'),
+]
+
+
+@pytest.mark.parametrize('array', ['', '#SBATCH --array=12'])
+def test_log_names(executor: SlurmExecutor, work_dir: Path, array: str) -> None:
+    """Patterns in the names of log files mean what sbatch's do."""
+    futures = [
+        executor.submit(bash(array, f'#SBATCH -J "my job" -o {quote(name)}'), cwd=str(work_dir))
+        for name in (f'{n}:{pattern}' for n, pattern in enumerate(PATTERNS))
+    ]
+    for future in futures:
+        future.result()
+    ids = [int(str(future.job_id)) for future in futures]
+    task, user = 12 if array else 4294967294, pwd.getpwuid(os.getuid()).pw_name
+    names = [
+        *(f'{ids[0]}-A', f'{task}-a', f'{ids[2]}-J', f'{ids[3]}-j', f'{ids[4]:04}'),
+        *(f'{ids[5]:010}', f'{task:03}', 'batch', '0', '0', user, 'my job', 'my job'),
+        *(f'%-{ids[13]}', f'x%{ids[14]}', '%q', 'end%', '%j', 'a%j'),
+    ]
+    expected = sorted(f'{n}:{name}' for n, name in enumerate(names))
+    assert sorted(path.name for path in work_dir.iterdir()) == expected
+
+
+def test_default_log_names(executor: SlurmExecutor, work_dir: Path) -> None:
+    """Without --output it is slurm-%j.out, and slurm-%A_%a.out for the tasks of an array."""
+    plain = executor.submit(bash('true'), cwd=str(work_dir))
+    array = executor.submit(bash('#SBATCH --array=3,5'), cwd=str(work_dir))
+    plain.result()
+    array.result()
+    names = [f'slurm-{plain.job_id}.out', *(f'slurm-{array.job_id}_{n}.out' for n in (3, 5))]
+    assert sorted(path.name for path in work_dir.iterdir()) == sorted(names)
+
+
+@pytest.mark.parametrize(('mode', 'expected'), [('append', 'old\nnew\n'), ('truncate', 'new\n')])
+def test_open_mode(executor: SlurmExecutor, work_dir: Path, mode: str, expected: str) -> None:
+    """--open-mode says what becomes of a log file that is there."""
+    (work_dir / 'log').write_text('old\n')
+    script = bash(f'#SBATCH --open-mode={mode} -o log', 'echo new')
+    executor.submit(script, cwd=str(work_dir)).result()
+    assert (work_dir / 'log').read_text() == expected
+
+
+def test_input(executor: SlurmExecutor, work_dir: Path) -> None:
+    """stdin is empty, or --input."""
+    (work_dir / 'in').write_text('given\n')
+    none = executor.submit(bash('cat'), cwd=str(work_dir))
+    some = executor.submit(bash('#SBATCH --input=in', 'cat'), cwd=str(work_dir))
+    none.result()
+    some.result()
+    assert (none.stdout(), some.stdout()) == ('', 'given\n')
+
+
+@pytest.mark.parametrize(
+    ('option', 'expected'),
+    [
+        ('NONE', '[] [] /bin/bash'),
+        ('FROM_SETUP', '[yes] [] /bin/bash'),
+        ('FROM_SETUP,NEW=a=b', '[yes] [a=b] /bin/bash'),
+        ('ALL,NEW=n', '[yes] [n] /bin/bash'),
+        ('ALL', '[yes] [] /bin/bash'),
+    ],
+)
+def test_export(
+    make_executor: Callable[..., SlurmExecutor],
+    monkeypatch: pytest.MonkeyPatch,
+    option: str,
+    expected: str,
+) -> None:
+    """--export chooses what a job has of the environment that it was submitted in."""
+    monkeypatch.setenv('FROM_SETUP', 'yes')
+    monkeypatch.delenv('NEW', raising=False)
+    executor = make_executor()
+    script = bash(f'#SBATCH --export={option}', 'echo "[$FROM_SETUP] [$NEW] $SHELL"')
+    future = executor.submit(script)
+    future.result()
+    assert future.stdout() == expected + '\n'
+
+
+def test_array_variables(executor: SlurmExecutor, work_dir: Path) -> None:
+    """A task knows its array."""
+    names = ['COUNT', 'MIN', 'MAX', 'STEP', 'ID']
+    show = ' '.join(f'$SLURM_ARRAY_TASK_{name}' for name in names)
+    script = bash('#SBATCH --array=3-9:2 -o %a -c 2 -n 1', f'echo {show} $SLURM_ARRAY_JOB_ID')
+    future = executor.submit(script, cwd=str(work_dir))
+    future.result()
+    found = {path.name: path.read_text() for path in work_dir.iterdir()}
+    assert found == {str(n): f'4 3 9 2 {n} {future.job_id}\n' for n in (3, 5, 7, 9)}
+
+
+@pytest.mark.parametrize('separator', [',', '?'])
+def test_dependencies(executor: SlurmExecutor, gate: Gate, separator: str) -> None:
+    """Of several dependencies all must be met, or any if they stand with '?' between them."""
+    bad = executor.submit(bash('exit 1'))
+    failure(bad)
+    first = executor.submit(bash(gate.shell))
+    gate.await_arrival()
+    both = separator.join((f'afternotok:{bad.job_id}', f'afterany:{first.job_id}'))
+    waiting = executor.submit(bash(f'#SBATCH --dependency={both}', 'true'))
+    never = executor.submit(bash(f'#SBATCH --dependency=afterok:{bad.job_id}', 'true'))
+    assert isinstance(never.exception(), JobCancelled)
+    if separator == '?':
+        assert waiting.result() is JobState.COMPLETED
+        assert not first.done()
+    gate.open()
+    assert first.result() is waiting.result() is JobState.COMPLETED
+
+
+def test_singleton(executor: SlurmExecutor, gate: Gate) -> None:
+    """Of jobs that are singletons, those of one name run one after the other."""
+    head = ['#SBATCH --dependency=singleton', '#SBATCH --job-name=one']
+    first = executor.submit(bash(*head, gate.shell_as('a')))
+    await_job_id(first)
+    second = executor.submit(bash(*head, gate.shell_as('b')))
+    other = executor.submit(bash('#SBATCH --dependency=singleton --job-name=other', 'true'))
+    gate.await_arrival('a')
+    assert other.result() is JobState.COMPLETED
+    assert not gate.has_arrived('b')
+    gate.open()
+    assert first.result() is second.result() is JobState.COMPLETED
+
+
 @pytest.mark.parametrize(
     ('text', 'words'),
     [
@@ -295,7 +467,7 @@ def test_doubtful_script_is_warned_about(executor: SlurmExecutor) -> None:
     assert future.result() is JobState.COMPLETED
 
 
-def test_refused_by_sbatch(executor: SlurmExecutor) -> None:
+def test_refused_by_sbatch(executor: SlurmExecutor, cluster: Control) -> None:
     """sbatch's own words reach the future; others go on."""
     bad = executor.submit(bash('#SBATCH --partition=nowhere', 'true'))
     good = executor.submit(bash('true'))
@@ -307,7 +479,29 @@ def test_refused_by_sbatch(executor: SlurmExecutor) -> None:
     assert good.result() is JobState.COMPLETED
 
 
-def test_running_is_told(executor: SlurmExecutor, gate: Gate) -> None:
+@pytest.mark.queues('local')
+@pytest.mark.parametrize(
+    ('option', 'words'),
+    [
+        ('--no-such-option=1', "unrecognized option '--no-such-option'"),
+        ('--begin=now+1hour', 'the embedded queue takes no --begin: it starts jobs as soon as'),
+        ('--time=abc', "invalid --time specification: 'abc'"),
+        ('--dependency=expand:1', r'takes no --dependency=expand:1: it knows after, afterany, '),
+        ('--dependency=afterok:999999', 'there is no job 999999 to depend on'),
+    ],
+)
+def test_refused_by_the_embedded_queue(executor: SlurmExecutor, option: str, words: str) -> None:
+    """It says what it does not take, and why; others go on."""
+    bad = executor.submit(bash(f'#SBATCH {option}', 'true'))
+    good = executor.submit(bash('true'))
+    with pytest.raises(SubmitError, match=f'the script cannot be submitted: .*{words}') as refused:
+        bad.result()
+    assert refused.value.returncode is None
+    assert (bad.job_id, bad.job_state) == (None, JobState.PENDING)
+    assert good.result() is JobState.COMPLETED
+
+
+def test_running_is_told(executor: SlurmExecutor, outside: Outside, gate: Gate) -> None:
     """A script's future is PENDING until it really starts; then it cannot be cancelled."""
     held = executor.submit(bash('#SBATCH --hold', 'true'))
     future = executor.submit(bash(gate.shell))
@@ -321,11 +515,12 @@ def test_running_is_told(executor: SlurmExecutor, gate: Gate) -> None:
     assert held.cancel()
     gate.open()
     future.result()
-    assert eventually(lambda: squeue(held, '%T') == 'CANCELLED', 10)
+    work_dir = work_dir_of(executor)
+    assert eventually(lambda: held.job_id not in ' '.join(outside.live(work_dir)).split(), 10)
 
 
 def test_kill_of_a_running_script(executor: SlurmExecutor, gate: Gate) -> None:
-    """kill() ends the job; the future raises JobCancelled when Slurm says that it has ended."""
+    """kill() ends the job; the future raises JobCancelled when the queue says that it has."""
     future = executor.submit(bash('echo $$', gate.shell))
     gate.await_arrival()
     await_running(future)

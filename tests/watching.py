@@ -51,6 +51,20 @@ class Steps:
         return name
 
 
+def node_names(queue_system: str) -> set[str]:
+    """What the machines are called that run jobs."""
+    if queue_system == 'slurm':
+        return {'n1', 'n2', 'n3', 'n4'}
+    return {os.uname().nodename.partition('.')[0]}
+
+
+def behind(executor: SlurmExecutor, gate: Gate) -> SlurmExecutor:
+    """An executor whose jobs stay in the queue until the gate is opened."""
+    first = executor.submit(gate.pass_through)
+    await_job_id(first)
+    return executor.with_resources(dependency=f'afterany:{first.job_id}')
+
+
 def slurm(*argv: str) -> str:
     """What one of Slurm's commands prints; times are in seconds since 1970."""
     env = {**os.environ, 'SLURM_TIME_FORMAT': '%s'}
@@ -63,7 +77,7 @@ def squeue(future: JobFuture[Any], form: str) -> str:
 
 
 def await_job_id(*futures: JobFuture[Any]) -> None:
-    """Wait until Slurm has answered."""
+    """Wait until the queue has answered."""
     assert eventually(lambda: all(future.job_id for future in futures), PATIENCE_S)
 
 

@@ -24,9 +24,11 @@ import traceback
 from typing import Any, AsyncIterator, Awaitable, Callable, Dict, List, Set, TypeVar
 
 from . import library
-from .login import is_alive, process_identity
+from .localqueue import LocalQueue
 from .loginpool import Kind, Launch, LoginPool
+from .processes import is_alive, process_identity
 from .protocol import CHUNK, LARGE, Header
+from .queues import Queue
 from .slurm import SlurmQueue
 from .spool import REVOKED, Spool, UnsafeFolder, read_header, secure_folder
 from .stream import Stream
@@ -99,7 +101,7 @@ class Agent:
         limits = {'call': config['login_workers'], 'command': sys.maxsize}
         for kind, limit in limits.items():
             self._pools[kind] = LoginPool(launch, limit, self._on_login_event)
-        self._queue = SlurmQueue(config['slurm'], os.environ)
+        self._queue = self._make_queue(root, entry)
         return {
             'event': 'hello',
             'work_dir': work_dir,
@@ -110,6 +112,15 @@ class Agent:
             'executable': sys.executable,
             'host': os.uname().nodename,
         }
+
+    def _make_queue(self, root: str, entry: str) -> Queue:
+        if 'local' not in self._config:
+            return SlurmQueue(self._config['slurm'], os.environ)
+        host = os.uname().nodename
+        home = self._spool.claim('queue', host)
+        folder = os.path.join(root, 'queue', host)
+        os.makedirs(folder, mode=0o700, exist_ok=True)
+        return LocalQueue(folder, home, entry, self._config['local'], os.environ)
 
     async def _serve(self) -> None:
         while not self._closing:
@@ -279,7 +290,8 @@ class Agent:
             where = '' if error.filename or not error.errno else f': {self._spool.folder}'
             return {'kind': 'refused', 'stderr': f'{error}{where}'}
         self._news_at = time.monotonic()
-        reply = _facts(await self._queue.submit(path, header['options'], header['cwd']))
+        options, own = header['options'], header.get('script_options', [])
+        reply = _facts(await self._queue.submit(path, options, header['cwd'], own))
         if self._unwanted and reply['job_id']:  # the client has gone, with Ctrl-C
             await self._queue.cancel([reply['job_id']], reply['cluster'])
         elif reply['kind'] == 'submitted':
@@ -306,11 +318,11 @@ class Agent:
         return spool.write('calls', f'{header["token"]}.sh', [script])
 
     async def on_query(self, header: Header, _body: bytes) -> Header:
-        """Ask Slurm about all of the user's jobs."""
+        """Ask the queue about all of the user's jobs."""
         return _facts(await self._queue.query(header['clusters']))
 
     async def on_history(self, header: Header, _body: bytes) -> Header:
-        """Ask Slurm's accounting about jobs that squeue does not list any more."""
+        """Ask the queue about jobs that it does not list any more."""
         return _facts(await self._queue.history(header['jobs'], header['clusters']))
 
     async def on_lookup(self, header: Header, _body: bytes) -> Header:

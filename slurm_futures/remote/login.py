@@ -15,6 +15,7 @@ import time
 from typing import Dict, List, Optional
 
 from .child import Context, Outcome, log_sizes
+from .processes import process_identity
 from .protocol import LARGE, Header, Inbox, encode
 from .spool import Spool
 from .supervisor import Crew, Signals, wait
@@ -158,26 +159,6 @@ class LoginWorker:
 
 def _is_due(when: Optional[float]) -> bool:
     return when is not None and time.monotonic() >= when
-
-
-def process_identity(pid: int) -> str:
-    """Return what no other process has, on any host and at any time: host, boot, pid, start."""
-    with open('/proc/sys/kernel/random/boot_id') as file:
-        boot = file.read().strip()
-    with open(f'/proc/{pid}/stat') as file:
-        start = file.read().rpartition(')')[2].split()[19]
-    return f'{os.uname().nodename}:{boot}:{pid}:{start}'
-
-
-def is_alive(identity: str) -> Optional[bool]:
-    """Return whether a process of this host lives; None for one of another host or boot."""
-    host, _, pid, _ = identity.rsplit(':', 3)
-    if host != os.uname().nodename:
-        return None
-    try:
-        return process_identity(int(pid)) == identity
-    except (FileNotFoundError, ProcessLookupError):
-        return False
 
 
 def main(folder: str, name: str, sys_path: List[str], modules: Optional[str]) -> int:

@@ -83,13 +83,21 @@ class Queue(Protocol):
     coroutines that stall nothing else. ``clusters`` is for sites with several.
     """
 
-    async def submit(self, script_path: str, options: Sequence[str], cwd: str) -> SubmitReply:
+    async def submit(
+        self,
+        script_path: str,
+        options: Sequence[str],
+        cwd: str,
+        script_options: Sequence[Tuple[str, Optional[str]]] = (),
+    ) -> SubmitReply:
         """Submit a batch script.
 
         Args:
             script_path: absolute, and of no other job's script: the job is looked up by it.
             options: sbatch's, spelled ``--name=value``.
             cwd: where relative paths start, and where the job runs unless an option says else.
+            script_options: what the ``#SBATCH`` lines of the script say, for a queue that does
+                not read them itself: long name, value or None. ``options`` win over them.
         """
 
     async def query(self, clusters: str = '') -> QueryReply:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
-from typing import Any, Mapping, Sequence
+from typing import Any, Mapping, Optional, Sequence, Tuple
 
 from . import slurm_commands as commands
 from .queues import CommandReply, HistoryReply, LookupReply, QueryReply, SubmitReply
@@ -53,7 +53,13 @@ class SlurmQueue:
         self._limits: dict[str, ClusterLimits] = {}
         self._turns: asyncio.Semaphore | None = None
 
-    async def submit(self, script_path: str, options: Sequence[str], cwd: str) -> SubmitReply:
+    async def submit(
+        self,
+        script_path: str,
+        options: Sequence[str],
+        cwd: str,
+        script_options: Sequence[Tuple[str, Optional[str]]] = (),  # noqa: ARG002 - sbatch reads them
+    ) -> SubmitReply:
         """Submit a batch script; see `queues.Queue`."""
         argv = commands.sbatch_argv(self._bin['sbatch'], options, script_path)
         # Python 3.8 binds it to the loop that it is made in.
