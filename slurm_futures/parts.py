@@ -15,6 +15,8 @@ import types
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+from slurm_futures import modules
+
 Part = tuple[Any, Any]
 """A part of an object, behind a label that leads to it: an index, a key, or ``'.name'``."""
 
@@ -194,6 +196,7 @@ def is_library(module: str) -> bool:
     """Return whether a module is part of Python, or installed and not just linked to."""
     if module.partition('.')[0] in sys.stdlib_module_names:
         return True
-    path = getattr(sys.modules.get(module), '__file__', None) or ''
-    is_there = not {'site-packages', 'dist-packages'}.isdisjoint(path.split('/'))
-    return is_there and module != '__main__'  # a name for something else in each process
+    path = getattr(sys.modules.get(module), '__file__', None)
+    if not isinstance(path, str) or module == '__main__':  # which differs from process to process
+        return False
+    return not modules.is_users(module, path)
