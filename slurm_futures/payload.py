@@ -88,7 +88,7 @@ class _OutcomeUnpickler(pickle.Unpickler):
     """Finds classes that came from here, rather than making them anew.
 
     Args:
-        data: a pickle, perhaps with copies of classes behind it (see remote.child.dumps).
+        data: a pickle, perhaps with copies of classes behind it (see remote.results.dumps).
         copies: these copies, if they are known; by what cloudpickle calls the classes.
     """
 

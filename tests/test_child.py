@@ -18,7 +18,7 @@ from helpers import python_command
 WORKER = """
 import pickle, sys, types
 sys.path.insert(0, sys.argv[1])
-from slurm_futures_remote.child import _error, dumps
+from slurm_futures_remote.results import describe_error, dumps
 sys.modules['__main__'] = types.ModuleType('__main__')
 outcomes = []
 for function, args in pickle.load(sys.stdin.buffer):
@@ -26,7 +26,7 @@ for function, args in pickle.load(sys.stdin.buffer):
         args, kwargs = pickle.loads(args)
         outcomes.append(({}, dumps(pickle.loads(function)(*args, **kwargs))))
     except BaseException as error:
-        outcomes.append(_error(error, 'run'))
+        outcomes.append(describe_error(error, 'run'))
 sys.stdout.buffer.write(pickle.dumps(outcomes))
 """
 
@@ -374,7 +374,7 @@ def test_plain_values_need_no_cloudpickle(entry: str) -> None:
     program = """
 import pickle, sys
 sys.path.insert(0, sys.argv[1])
-from slurm_futures_remote.child import dumps
+from slurm_futures_remote.results import dumps
 for value in (None, True, 1, 1.5, 1j, 'text', b'bytes'):
     assert pickle.loads(dumps(value)) == value
 assert 'cloudpickle' not in sys.modules

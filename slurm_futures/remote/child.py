@@ -7,12 +7,10 @@ this process only. What calls print goes to the file descriptors 1 and 2 and nev
 
 from __future__ import annotations
 
-import functools
 import io
 import os
 import pickle
 import signal
-import struct
 import sys
 import time
 import types
@@ -20,24 +18,12 @@ from collections import namedtuple
 
 from .page import Begun, Page
 from .protocol import LARGE, CallsFile, Header, Inbox, encode
+from .results import Outcome, describe_error, dumps
 from .spool import Spool, message_line, message_name
 
 TYPE_CHECKING = False  # see remote/__init__.py
 if TYPE_CHECKING:
-    import subprocess
-    from typing import Any, Dict, Iterator, List, NoReturn, Optional, Tuple
-
-    Outcome = Tuple[Header, bytes]
-else:
-    Outcome = tuple
-
-TERM_TIMEOUT = 2.0
-"""Seconds that a command has between SIGTERM and SIGKILL when its time is up."""
-
-_PLAIN = (type(None), bool, int, float, complex, str, bytes)
-
-KILL_TIMEOUT = 0.5
-"""Seconds that its output may take to end after SIGKILL."""
+    from typing import Any, Iterator, List, NoReturn, Optional, Tuple
 
 
 class Context:
@@ -184,7 +170,9 @@ class _Runner:
 
     def _outcome(self, command: Header, body: bytes, begun: Begun) -> Outcome:
         if command['do'] == 'command':
-            header, result = _run_command(command, body, self._page)
+            from .command import run_command  # imports what no task needs
+
+            header, result = run_command(command, body, self._page)
         else:
             header, result = self._run_call(command, body)
         flush()
@@ -201,7 +189,7 @@ class _Runner:
             try:
                 return self._stage(header, result), b''
             except OSError as error:  # such as a full disk
-                header, result = _error(error, 'result')
+                header, result = describe_error(error, 'result')
                 header.update(facts, size=len(result))
         return header, result
 
@@ -222,7 +210,7 @@ class _Runner:
             stage = 'result'
             return {'kind': 'value'}, dumps(value)
         except BaseException as error:  # also SystemExit: it is the call's, not the worker's
-            return _error(error, stage)
+            return describe_error(error, stage)
 
     def _load(self, command: Header, body: bytes) -> Tuple[Any, Any]:
         if 'sizes' in command:
@@ -237,176 +225,6 @@ class _Runner:
             self._function = (where, pickle.loads(self._calls.read(*where)))
         args = pickle.loads(self._calls.read(call.args_start, call.args_size))
         return self._function[1], args
-
-
-class _Killed(BaseException):
-    """The supervisor wants the command under way to end."""
-
-
-def _run_command(command: Header, body: bytes, page: Page) -> Outcome:
-    early: List[int] = []
-    signal.signal(signal.SIGTERM, lambda number, _: early.append(number))
-    try:
-        process = _start(command)
-    except (OSError, ValueError) as error:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        return _error(error, 'run')
-    page.command = process.pid
-    try:
-        signal.signal(signal.SIGTERM, _raise_killed)
-        if early:
-            _raise_killed()
-        kind, out, err = _communicate(process, body, command['timeout'])
-    except _Killed:
-        _end(process)
-        _die()
-    page.command = 0
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    header = {'kind': kind, 'returncode': process.returncode, 'sizes': [len(out), len(err)]}
-    return header, out + err
-
-
-def _start(command: Header) -> subprocess.Popen[bytes]:
-    import subprocess
-
-    argv = command['argv']
-    if isinstance(argv, str):
-        argv = ['/bin/bash' if os.path.exists('/bin/bash') else '/bin/sh', '-c', argv]
-    pipe = subprocess.PIPE
-    return subprocess.Popen(
-        argv,
-        cwd=command['cwd'],
-        env=dict(os.environ, **command['env']),
-        stdin=pipe if command['has_input'] else subprocess.DEVNULL,
-        stdout=pipe,
-        stderr=pipe,
-        # What it leaves running must not be in the group that goes with this process.
-        start_new_session=True,
-    )
-
-
-def _communicate(
-    process: subprocess.Popen[bytes], body: bytes, timeout: Optional[float]
-) -> Tuple[str, bytes, bytes]:
-    """Wait for a command; return how it ended and what it printed."""
-    import subprocess
-
-    try:
-        out, err = process.communicate(body or None, timeout=timeout)
-    except subprocess.TimeoutExpired:
-        out, err = _end(process)
-        return 'timeout', out, err
-    return 'completed', out, err
-
-
-def _raise_killed(*_: object) -> NoReturn:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    raise _Killed
-
-
-def _die() -> NoReturn:
-    """End as the supervisor wanted."""
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    os.kill(os.getpid(), signal.SIGTERM)
-    os._exit(128 + signal.SIGTERM)
-
-
-def _end(process: subprocess.Popen[bytes]) -> Tuple[bytes, bytes]:
-    """End a command and what it started; return what it had printed."""
-    import subprocess
-
-    out = err = b''
-    for number, patience in ((signal.SIGTERM, TERM_TIMEOUT), (signal.SIGKILL, KILL_TIMEOUT)):
-        os.killpg(process.pid, number)
-        try:
-            return process.communicate(timeout=patience)
-        except subprocess.TimeoutExpired as late:
-            out, err = late.stdout or b'', late.stderr or b''
-    return out, err  # somebody has left the group and holds the pipes
-
-
-def _error(error: BaseException, stage: str) -> Outcome:
-    """Describe an exception so that the client can rebuild it, or at least print it."""
-    import traceback
-
-    trace = error.__traceback__
-    while trace is not None and trace.tb_frame.f_code.co_filename == __file__:
-        trace = trace.tb_next
-    try:
-        text = ''.join(traceback.format_exception(type(error), error, trace))
-    except Exception as broken:
-        text = f'{type(error).__qualname__} (its text cannot be had: {broken!r})\n'
-    try:
-        pickled = dumps(error)
-    except Exception:
-        pickled = b''
-    name = f'{type(error).__module__}.{type(error).__qualname__}'
-    header: Header = {'kind': 'error', 'stage': stage, 'text': text, 'type': name}
-    if isinstance(error, ImportError):
-        header.update(module=error.name, python=sys.executable)
-    return header, pickled
-
-
-def dumps(value: Any) -> bytes:
-    """Pickle what goes back to the client.
-
-    Plain values need no cloudpickle, whose import costs a short task a third of its time.
-
-    A class that came from the client by value goes back by name, so that the client finds its
-    own. Copies of these classes follow the pickle, and behind them their length, for a client, a
-    new process by then, that has no class of that name any more.
-    """
-    if type(value) in _PLAIN:
-        return pickle.dumps(value, protocol=5)
-    buffer = io.BytesIO()
-    found: Dict[str, Any] = {}
-    pickler = _pickler()
-    pickler(buffer, found).dump(value)
-    if found:
-        copies = pickle.dumps(_copies(pickler, found), protocol=5)
-        buffer.write(copies + struct.pack('>Q', len(copies)))
-    return buffer.getvalue()
-
-
-def _copies(pickler: Any, found: Dict[str, Any]) -> Dict[str, bytes]:
-    """Pickle classes by value, each by itself; they may lead to further ones."""
-    copies: Dict[str, bytes] = {}
-    while len(copies) < len(found):
-        for tracker, (_, kind) in list(found.items()):
-            if tracker not in copies:
-                buffer = io.BytesIO()
-                try:
-                    pickler(buffer, found, kind).dump(kind)
-                except Exception:  # the client will have to have it
-                    buffer = io.BytesIO()
-                copies[tracker] = buffer.getvalue()
-    return copies
-
-
-@functools.lru_cache(maxsize=1)
-def _pickler() -> Any:
-    import cloudpickle
-    from cloudpickle import cloudpickle as internals
-
-    class OutcomePickler(cloudpickle.Pickler):  # type: ignore[misc]
-        def __init__(self, file: Any, found: Dict[str, Any], by_value: Any = None) -> None:
-            super().__init__(file, protocol=5)
-            self._found = found
-            self._by_value = by_value
-
-        def persistent_id(self, obj: Any) -> Optional[Tuple[str, str, str]]:
-            if obj is self._by_value or not issubclass(type(obj), type):
-                return None
-            # cloudpickle has no public way to tell which class it took from another process.
-            tracker = internals._DYNAMIC_CLASS_TRACKER_BY_CLASS.get(obj)
-            if tracker is None:
-                return None
-            # The same tuple each time: it goes into the pickle once.
-            new = ((obj.__module__, obj.__qualname__, tracker), obj)
-            pid: Tuple[str, str, str] = self._found.setdefault(tracker, new)[0]
-            return pid
-
-    return OutcomePickler
 
 
 def flush() -> None:

@@ -14,9 +14,10 @@ import sys
 import time
 from typing import Dict, List, Optional
 
-from .child import Context, Outcome, log_sizes
+from .child import Context, log_sizes
 from .processes import process_identity
 from .protocol import LARGE, Header, Inbox, encode
+from .results import Outcome
 from .spool import Spool
 from .supervisor import Crew, Signals, wait
 

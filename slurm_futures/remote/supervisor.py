@@ -7,9 +7,10 @@ import select
 import signal
 import time
 
-from .child import Context, Outcome, Pipes, log_sizes, serve
+from .child import Context, Pipes, log_sizes, serve
 from .page import Begun, Page
 from .protocol import LARGE, Header, Inbox, encode
+from .results import Outcome
 
 TYPE_CHECKING = False  # see remote/__init__.py
 if TYPE_CHECKING:

@@ -17,8 +17,9 @@ import sys
 import time
 from collections import namedtuple
 
-from .child import Context, Outcome
+from .child import Context
 from .protocol import LARGE, CallsFile, Header
+from .results import Outcome
 from .spool import REVOKED, DoneList, Spool, message_line, message_name
 from .supervisor import Crew, Signals, wait
 
