@@ -21,25 +21,22 @@ import os
 import sys
 import time
 import traceback
-from typing import Any, AsyncIterator, Awaitable, Callable, Dict, List, Set, TypeVar
+from typing import Any, AsyncIterator, Awaitable, Callable, Dict, List, Set
 
 from . import library
+from .files import append, in_thread, read, read_text
 from .localqueue import LocalQueue
 from .loginpool import Kind, Launch, LoginPool
+from .news import News
 from .processes import is_alive, process_identity
-from .protocol import CHUNK, LARGE, Header
+from .protocol import LARGE, Header
 from .queues import Queue
 from .slurm import SlurmQueue
-from .spool import REVOKED, Spool, UnsafeFolder, read_header, secure_folder
+from .spool import REVOKED, Spool, UnsafeFolder, secure_folder
 from .stream import Stream
-
-T = TypeVar('T')
 
 SILENCE = 60.0
 """Seconds without a word from the client after which the agent leaves."""
-
-SCAN = (0.02, 0.5)
-"""Seconds between two looks into new/: at least and at most."""
 
 THREADS = 16
 """Threads for file-system calls; this many may hang before the others have to wait."""
@@ -53,14 +50,9 @@ class Agent:
         self._files = files
         self._stream = Stream(os.dup(0), os.dup(1))
         self._owner = process_identity(os.getpid())
-        self._sent: Set[str] = set()
-        self._scanning = asyncio.Lock()
-        self._large: Set[asyncio.Task[None]] = set()
         self._tasks: Set[asyncio.Task[None]] = set()
         self._dropped: Set[int] = set()
         self._pools: Dict[str, LoginPool] = {}
-        self._watching = asyncio.Event()
-        self._news_at = time.monotonic()
         self._silent = 0.0
         self._unwanted = False
         self._closing = False
@@ -70,19 +62,21 @@ class Agent:
         loop = asyncio.get_running_loop()
         loop.set_default_executor(concurrent.futures.ThreadPoolExecutor(THREADS))
         try:
-            hello = await _thread(self._prepare)
+            hello = await in_thread(self._prepare)
         except (OSError, UnsafeFolder) as error:
             text = f'it cannot use work_dir {self._config["work_dir"]}: {error}'
             await self._stream.send({'event': 'fatal', 'text': text})
             return
+        self._news = News(self._spool, self._send, self._send_pieces)
         await self._stream.send(hello)
-        scan = loop.create_task(self._scan_forever())
+        scan = loop.create_task(self._news.send_forever())
         silence = loop.create_task(self._wait_for_silence())
         serve = loop.create_task(self._serve())
         tasks = {serve, silence, scan}
         ended, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         if self._tasks:
             await asyncio.wait(self._tasks)
+        await self._news.finish()
         for task in ended:
             task.result()  # whatever stopped it
 
@@ -154,6 +148,12 @@ class Agent:
         except OSError:
             self._closing = True  # the client is gone; the next one reads the spool
 
+    async def _send_pieces(self, header: Header, pieces: AsyncIterator[bytes]) -> None:
+        try:
+            await self._stream.send_pieces(header, pieces)
+        except OSError:
+            self._closing = True  # as for _send()
+
     async def _wait_for_silence(self) -> None:
         """Return when the client has been silent for long, counting only time spent listening."""
         while self._silent < SILENCE:
@@ -162,76 +162,18 @@ class Agent:
 
     # ---- messages in the spool
 
-    async def _scan_forever(self) -> None:
-        """Send what is in new/ once, then look for news as long as the client waits for some."""
-        while True:
-            await self._pause(await self._scan())
-
-    async def _scan(self) -> float:
-        """Send what has appeared in new/; return how many seconds it took to look."""
-        async with self._scanning:
-            started = time.monotonic()
-            names = await _thread(os.listdir, self._spool.path('new'))
-            took = time.monotonic() - started
-            fresh = sorted(set(names) - self._sent)
-            if fresh:
-                self._news_at = time.monotonic()
-            for name in fresh:
-                await self._send_message(name)
-            return took
-
-    async def _pause(self, took: float) -> None:
-        await self._watching.wait()
-        shortest, longest = SCAN
-        quiet = time.monotonic() - self._news_at
-        pause = max(10 * took, min(longest, max(shortest, quiet / 20)))
-        await asyncio.sleep(pause)
-
-    async def _send_message(self, name: str) -> None:
-        if name in self._sent:
-            return
-        self._sent.add(name)  # at once: meanwhile another look may find it too
-        path = self._spool.path('new', name)
-        try:
-            message, start = await _thread(read_header, path)
-            size = await _thread(os.path.getsize, path) - start
-            header = {'event': 'message', 'name': name, 'message': message}
-            if size <= LARGE:
-                await self._send(header, await _thread(_read, path, start, size))
-            else:
-                large = self._spawn(self._send_large(header, _pieces(path, start)))
-                self._large.add(large)
-                large.add_done_callback(self._large.discard)
-        except OSError:  # acknowledged between the scan and now; or to be tried again
-            self._sent.discard(name)
-        except ValueError as error:  # nobody's message: left for a person to look at
-            print(error, file=sys.stderr)
-
-    async def _send_large(self, header: Header, pieces: AsyncIterator[bytes]) -> None:
-        try:
-            await self._stream.send_pieces(header, pieces)
-        except OSError:
-            self._closing = True  # as for _send()
-
     async def on_catch_up(self, _header: Header, _body: bytes) -> Header:
         """Answer when all that is in new/ now has been sent."""
-        await self._scan()
-        if self._large:
-            await asyncio.wait(set(self._large))
+        await self._news.catch_up()
         return {}
 
     async def on_ack(self, header: Header, _body: bytes) -> None:
         """Delete messages that the client has recorded."""
-        await _thread(_unlink, [self._spool.path('new', name) for name in header['names']])
-        self._sent.difference_update(header['names'])
+        await self._news.delete(header['names'])
 
     async def on_watch(self, header: Header, _body: bytes) -> None:
         """Look into new/ regularly, or rest."""
-        if header['on']:
-            self._news_at = time.monotonic()
-            self._watching.set()
-        else:
-            self._watching.clear()
+        self._news.watch(header['on'])
 
     # ---- calls on the login node
 
@@ -242,14 +184,14 @@ class Agent:
         command = dict(header, do=header['do_kind'])
         if len(body) > LARGE:
             name = f'call-{header["call"]}'
-            command['body'] = await _thread(self._spool.write, 'calls', name, [body])
+            command['body'] = await in_thread(self._spool.write, 'calls', name, [body])
             body = b''
         if header['call'] not in self._dropped:
             await self._pools[header['do_kind']].add(kind, command, body)
 
     async def _on_login_event(self, header: Header, body: bytes) -> None:
         if header['event'] == 'delivered':
-            await self._send_message(header['file'])
+            await self._news.send(header['file'])
         elif header['event'] == 'owned':
             await self._send(dict(header, alive=is_alive(header['owner'])))
         else:
@@ -272,8 +214,8 @@ class Agent:
     async def on_owner(self, header: Header, _body: bytes) -> Header:
         """Say who has claimed a login call, and whether that process lives."""
         name = f'call-{header["call"]}'
-        owner = await _thread(self._spool.owner, name)
-        lease = await _thread(_read_text, self._spool.path('claims', name + '.lease'))
+        owner = await in_thread(self._spool.owner, name)
+        lease = await in_thread(read_text, self._spool.path('claims', name + '.lease'))
         return {'owner': owner, 'alive': is_alive(owner) if owner else False, 'lease': lease}
 
     # ---- jobs
@@ -282,10 +224,10 @@ class Agent:
         """Write a batch and submit it, unless an agent before this one has begun to do so."""
         claim = f'submit-{header["token"]}'
         try:
-            owner = await _thread(self._spool.claim, claim, self._owner)
+            owner = await in_thread(self._spool.claim, claim, self._owner)
             if owner != self._owner:
                 return {'kind': 'claimed', 'owner': owner, 'alive': is_alive(owner)}
-            path = await _thread(self._write_batch, header, body)
+            path = await in_thread(self._write_batch, header, body)
         except OSError as error:
             where = '' if error.filename or not error.errno else f': {self._spool.folder}'
             return {'kind': 'refused', 'stderr': f'{error}{where}'}
@@ -298,7 +240,7 @@ class Agent:
             submitted = {'batch': header['batch'], 'submitted': reply['job_id']}
             submitted.update(token=header['token'], cluster=reply['cluster'])
             try:
-                await _thread(self._spool.post, 'submitted', submitted)
+                await in_thread(self._spool.post, 'submitted', submitted)
             except OSError as error:  # the answer tells it too, unless this agent dies now
                 print(f'cannot note the submission of {path}: {error}', file=sys.stderr)
         return reply
@@ -340,7 +282,7 @@ class Agent:
 
     async def on_revoke(self, header: Header, _body: bytes) -> Header:
         """Claim tasks so that they never run; say who owns each of them now."""
-        return {'owners': await _thread(self._revoke, header['tasks'])}
+        return {'owners': await in_thread(self._revoke, header['tasks'])}
 
     def _revoke(self, topics: List[str]) -> List[str]:
         return [self._spool.claim(topic, REVOKED) for topic in topics]
@@ -349,7 +291,7 @@ class Agent:
         """Tell a batch's tasks which calls are not wanted (cancel), or to be ended (kill)."""
         path = self._spool.path('calls', f'{header["batch"]}.cancel')
         lines = ''.join(f'{header["how"]} {call}\n' for call in header['calls'])
-        await _thread(_append, path, lines.encode())
+        await in_thread(append, path, lines.encode())
         return {}
 
     # ---- the rest
@@ -360,7 +302,7 @@ class Agent:
 
     async def on_tail(self, header: Header, _body: bytes) -> Header:
         """Read a log file from ``start`` to ``end``, of that the last ``limit`` bytes."""
-        return await _thread(_tail, header)
+        return await in_thread(_tail, header)
 
     def _folder(self, digest: str) -> str:
         """Return where the user's modules of a digest are."""
@@ -369,7 +311,7 @@ class Agent:
     async def on_lacking(self, header: Header, _body: bytes) -> Header:
         """Say which files of the user's modules are not there."""
         folder = self._folder(header['modules'])
-        return {'names': await _thread(library.missing, folder, header['sizes'])}
+        return {'names': await in_thread(library.missing, folder, header['sizes'])}
 
     async def on_put(self, header: Header, body: bytes) -> Header:
         """Write files of the user's modules; in the body they follow one another."""
@@ -378,7 +320,7 @@ class Agent:
             files[name] = body[start : start + size]
             start += size
         folder = self._folder(header['modules'])
-        await _thread(library.put, folder, files, set(header['programs']))
+        await in_thread(library.put, folder, files, set(header['programs']))
         return {}
 
     async def on_python(self, header: Header, _body: bytes) -> Header:
@@ -401,7 +343,7 @@ class Agent:
         for pool in self._pools.values():
             await pool.close()
         if header['remove']:
-            await _thread(self._spool.remove, header['keep_logs'])
+            await in_thread(self._spool.remove, header['keep_logs'])
         self._closing = True
         return {}
 
@@ -412,50 +354,6 @@ def _facts(reply: Any) -> Header:
     return facts
 
 
-async def _thread(function: Callable[..., T], *args: Any) -> T:
-    """Run a function that touches the file system where it may hang."""
-    return await asyncio.get_running_loop().run_in_executor(None, function, *args)
-
-
-def _read(path: str, start: int, size: int) -> bytes:
-    with open(path, 'rb') as file:
-        file.seek(start)
-        return file.read(size)
-
-
-def _read_text(path: str) -> str:
-    try:
-        with open(path) as file:
-            return file.read()
-    except FileNotFoundError:
-        return ''
-
-
-async def _pieces(path: str, start: int) -> AsyncIterator[bytes]:
-    with open(path, 'rb') as file:
-        file.seek(start)
-        while True:
-            piece = await _thread(file.read, CHUNK)
-            if not piece:
-                return
-            yield piece
-
-
-def _unlink(paths: List[str]) -> None:
-    for path in paths:
-        try:
-            os.unlink(path)
-        except FileNotFoundError:
-            continue  # acknowledged twice, after a reconnect
-
-
-def _append(path: str, data: bytes) -> None:
-    with open(path, 'ab') as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
 def _tail(header: Header) -> Header:
     try:
         size = os.path.getsize(header['path'])
@@ -463,7 +361,7 @@ def _tail(header: Header) -> Header:
         return {'missing': True}
     end = size if header['end'] is None else min(size, header['end'])
     start = max(header['start'], end - header['limit'])
-    return {'body': _read(header['path'], start, max(0, end - start))}
+    return {'body': read(header['path'], start, max(0, end - start))}
 
 
 def main(config: Header, files: Dict[str, bytes]) -> None:
