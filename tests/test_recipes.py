@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from cluster.client import Control
 from documents import Document, check_promises
 from outside import quick_queue
 from slurm_futures import BashGroup, BashScript, JobState
@@ -23,10 +24,10 @@ RECIPES = Document('examples/recipes.md')
 NEEDY = [code for code in RECIPES.blocks('python') if code.startswith('# Needs')]
 
 
-def test_recipes_give_what_they_promise(queue_system: str, work_dir: Path) -> None:
+def test_recipes_give_what_they_promise(cluster: Control, work_dir: Path) -> None:
     """All blocks that need nothing special, run as one program, without a warning."""
     runnable = [code for code in RECIPES.blocks('python') if code not in NEEDY]
-    assert check_promises(runnable, work_dir, quick_queue(queue_system)) >= 4
+    assert check_promises(runnable, work_dir, quick_queue('slurm')) >= 4
 
 
 def shell_code(script: BashScript) -> Iterator[str]:
