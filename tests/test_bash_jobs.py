@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from cluster.client import Control
 from cluster.processes import eventually
 from slurm_futures import (
     BashGroup,
@@ -117,7 +118,7 @@ def test_cancelled_job_leaves_in_order(executor: SlurmExecutor, work_dir: Path, 
     ('name', 'state'), [('USR1', JobState.COMPLETED), ('TERM', JobState.FAILED)]
 )
 def test_signals_for_the_batch_script(
-    executor: SlurmExecutor, gate: Gate, name: str, state: JobState
+    cluster: Control, executor: SlurmExecutor, gate: Gate, name: str, state: JobState
 ) -> None:
     """What --signal=B: sends is passed on to the step; after SIGTERM no other begins."""
     script = BashScript(

@@ -21,6 +21,7 @@ from typing import Any
 import cloudpickle
 import pytest
 
+from cluster.client import Control
 from cluster.processes import eventually
 from projects import Project, write_files
 from slurm_futures import (
@@ -325,7 +326,9 @@ def hold(executor: SlurmExecutor, function: Callable[..., Any], *args: Any) -> J
 
 
 @pytest.mark.usefixtures('unshared')
-def test_edits_while_jobs_queue(make_executor: MakeExecutor, project: Project) -> None:
+def test_edits_while_jobs_queue(
+    cluster: Control, make_executor: MakeExecutor, project: Project
+) -> None:
     """Each job runs what the files held when it was submitted; afterwards nobody needs them."""
     project.write({'part.py': 'def f(): return "first"\n', 'lazy.py': ''})
     part = project.load('part')
