@@ -43,6 +43,7 @@ def _param(name: str) -> object:
     return pytest.param(name, marks=pytest.mark.cluster if name == 'slurm' else ())
 
 
+@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in a hook of its own
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what uses the cluster, so that `-m cluster` and `-m 'not cluster'` mean it.
 

@@ -63,7 +63,9 @@ def test_what_is_done_is_not_done_again(executor: SlurmExecutor, work_dir: Path)
     assert all((work_dir / mark).exists() for mark in marks)
 
 
-def test_resources_and_options(executor: SlurmExecutor, work_dir: Path, gate: Gate) -> None:
+def test_resources_and_options(
+    cluster: Control, executor: SlurmExecutor, work_dir: Path, gate: Gate
+) -> None:
     """The options of submit() and the executor's resources are for this kind of script, too."""
     step = BashStep(f'echo $SLURM_CPUS_PER_TASK $WORD; pwd; {gate.shell}; exit 3')
     resources = executor.with_resources(cpus_per_task=2, time='1', env={'WORD': "it's"})
