@@ -43,17 +43,15 @@ def _param(name: str) -> object:
     return pytest.param(name, marks=pytest.mark.cluster if name == 'slurm' else ())
 
 
-@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in a hook of its own
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_itemcollected(item: pytest.Item) -> None:
     """Mark what uses the cluster, so that `-m cluster` and `-m 'not cluster'` mean it.
 
     What does runs in one process, as tests stop its daemons; the other files are shared out.
     """
-    for item in items:
-        if 'cluster' in getattr(item, 'fixturenames', ()):
-            item.add_marker(pytest.mark.cluster)
-        group = 'cluster' if item.get_closest_marker('cluster') else item.path.stem
-        item.add_marker(pytest.mark.xdist_group(group))
+    if 'cluster' in getattr(item, 'fixturenames', ()):
+        item.add_marker(pytest.mark.cluster)
+    group = 'cluster' if item.get_closest_marker('cluster') else item.path.stem
+    item.add_marker(pytest.mark.xdist_group(group))
 
 
 class ClusterTally:
