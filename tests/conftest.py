@@ -43,15 +43,11 @@ def _param(name: str) -> object:
     return pytest.param(name, marks=pytest.mark.cluster if name == 'slurm' else ())
 
 
-def pytest_itemcollected(item: pytest.Item) -> None:
-    """Mark what uses the cluster, so that `-m cluster` and `-m 'not cluster'` mean it.
-
-    What does runs in one process, as tests stop its daemons; the other files are shared out.
-    """
-    if 'cluster' in getattr(item, 'fixturenames', ()):
-        item.add_marker(pytest.mark.cluster)
-    group = 'cluster' if item.get_closest_marker('cluster') else item.path.stem
-    item.add_marker(pytest.mark.xdist_group(group))
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what uses the cluster, so that `-m cluster` and `-m 'not cluster'` mean it."""
+    for item in items:
+        if 'cluster' in getattr(item, 'fixturenames', ()):
+            item.add_marker(pytest.mark.cluster)
 
 
 class ClusterTally:
@@ -99,8 +95,6 @@ class ClusterTally:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Start counting."""
-    if hasattr(config, 'workerinput'):
-        return  # the process that shares out the tests counts for all
     required = os.environ.get(REQUIRE_VARIABLE) == '1'
     config.pluginmanager.register(ClusterTally(required), 'cluster-tally')
 

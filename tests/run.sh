@@ -18,8 +18,6 @@ checkout=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 # shellcheck source=tests/lib.sh
 . "$checkout/tests/lib.sh"
 
-# One has the cluster for itself; the tests wait more than they compute.
-PROCESSES=3
 scratch=
 own_cluster=
 
@@ -86,7 +84,7 @@ run_pytest() {
         LANG=C.UTF-8 TERM="${TERM:-dumb}" ${CI:+CI="$CI"} \
         SLURM_FUTURES_TEST_CLUSTER="$SLURM_FUTURES_TEST_CLUSTER" \
         SLURM_FUTURES_REQUIRE_CLUSTER="${SLURM_FUTURES_REQUIRE_CLUSTER:-}" \
-        "$venv/bin/pytest" -o cache_dir="$scratch/run/.cache" -n "$PROCESSES" --dist loadgroup "$@"
+        "$venv/bin/pytest" -o cache_dir="$scratch/run/.cache" "$@"
 }
 
 trap clean_up EXIT
