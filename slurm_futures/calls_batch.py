@@ -85,7 +85,7 @@ class CallsBatch(Batch):
             cwd=cwd,
             setup=[*site.setup, *resources.setup],
             env=dict(resources.env),
-        ).encode()
+        ).encode(errors='surrogateescape')
         header = {
             'do': 'submit',
             'batch': self.number,

@@ -15,7 +15,6 @@ import functools
 import logging
 import math
 import time
-import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -354,10 +353,15 @@ def _mention_submitted(batch: Batch, job: str) -> None:
 def _mention_failed(batch: Batch, job_id: str | None, error: BaseException) -> None:
     """Say why a call has failed; of all but the first one of a batch, at level DEBUG."""
     level = logging.INFO if batch.ends['failed'] == 1 else logging.DEBUG
-    if LOGGER.isEnabledFor(level):  # a user's own exception may be slow to say what it is
-        lines = ''.join(traceback.format_exception_only(type(error), error)).split('\n')
-        what = 'script' if batch.is_script else 'call'
-        LOGGER.log(level, 'job %s: a %s has failed: %s', job_id, what, lines[0][:LINE])
+    if not LOGGER.isEnabledFor(level):  # a user's own exception may be slow to say what it is
+        return
+    try:
+        text = str(error)
+    except BaseException as broken:  # the user's code
+        text = f'its text cannot be had: {type(broken).__name__}'
+    line = f'{type(error).__name__}: {text}'.partition('\n')[0][:LINE]
+    what = 'script' if batch.is_script else 'call'
+    LOGGER.log(level, 'job %s: a %s has failed: %s', job_id, what, line)
 
 
 def _mention_finished(batch: Batch, seconds: float) -> None:

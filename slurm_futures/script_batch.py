@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -99,7 +99,7 @@ class ScriptBatch(Batch):
             setup=[*site.setup, *resources.setup],
             env=dict(resources.env),
             signal_option=dict(gaps).get('signal') or self._setting('signal'),
-        ).encode()
+        ).encode(errors='surrogateescape')
         header = {
             'do': 'submit',
             'batch': self.number,
@@ -126,6 +126,10 @@ class ScriptBatch(Batch):
     def task_of(self, index: int) -> int:  # noqa: ARG002 - there is one future only
         """Return the first task: a script has one future for all of them."""
         return self._indices[0] or 0
+
+    def split_cancelled(self, calls: Iterable[int]) -> tuple[list[int], list[int]]:  # noqa: ARG002
+        """Return all tasks: the one future stands for them."""
+        return [index or 0 for index in self._indices], []
 
     def entries_of(self, task: int) -> list[Entry]:  # noqa: ARG002 - as for task_of()
         """Return the script, unless its future is done."""

@@ -126,6 +126,27 @@ def test_script_that_is_an_array(world: World) -> None:
     assert (error.exit_code, error.job_id) == (7, '100_2')
 
 
+def test_cancelled_script_that_is_an_array(world: World) -> None:
+    """Cancelling its one future removes the whole job: no task of it ever begins."""
+    future = run_script(world, '#!/bin/bash\n#SBATCH --array=1-3\ntrue\n')
+    world.settle()
+    assert future.cancel()
+    world.settle()
+    assert scancelled(world) == [['100']]
+    assert [world.cluster.claims[f'1.{task}'] for task in (1, 2, 3)] == ['revoked'] * 3
+    assert is_idle(world)
+
+
+def test_environment_that_is_not_utf8(world: World) -> None:
+    """A variable that os.environ has in another encoding troubles nobody."""
+    strange = Target(merge(None, {'env': {'NAME': 'caf\udce9'}}))
+    (future,) = run(world, target=strange)
+    world.advance(0.02)
+    world.cluster.finish(only(world), 0)
+    world.settle()
+    assert future.done()
+
+
 def test_one_query_for_all(world: World) -> None:
     """However many batches there are, squeue is asked once an interval; never when none is left."""
     run(world, 1, NODES)

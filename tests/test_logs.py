@@ -87,7 +87,10 @@ class Speechless(Exception):
         raise SystemExit
 
 
-@pytest.mark.parametrize('error', [Speechless(), ValueError('x' * 1000)])
+ODD = SyntaxError('x', ('f', 1, 'bad', 'text'))  # which the traceback module cannot format
+
+
+@pytest.mark.parametrize('error', [Speechless(), ValueError('x' * 1000), ODD])
 def test_strange_failures(
     world: World, log: pytest.LogCaptureFixture, error: BaseException
 ) -> None:

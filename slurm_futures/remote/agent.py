@@ -19,7 +19,6 @@ import concurrent.futures
 import itertools
 import os
 import sys
-import time
 import traceback
 from typing import Any, AsyncIterator, Awaitable, Callable, Dict, List, Set
 
@@ -231,7 +230,7 @@ class Agent:
         except OSError as error:
             where = '' if error.filename or not error.errno else f': {self._spool.folder}'
             return {'kind': 'refused', 'stderr': f'{error}{where}'}
-        self._news_at = time.monotonic()
+        self._news.expect()
         options, own = header['options'], header.get('script_options', [])
         reply = _facts(await self._queue.submit(path, options, header['cwd'], own))
         if self._unwanted and reply['job_id']:  # the client has gone, with Ctrl-C

@@ -6,7 +6,7 @@ import asyncio
 import os
 import sys
 import time
-from typing import AsyncIterator, Awaitable, Callable, List, Set
+from typing import AsyncIterator, Awaitable, Callable, List, Optional, Set
 
 from .files import in_thread, read
 from .protocol import CHUNK, LARGE, Header
@@ -39,6 +39,7 @@ class News:
         self._watching = asyncio.Event()
         self._large: Set[asyncio.Future[None]] = set()
         self._newest_at = time.monotonic()
+        self._unread: Optional[OSError] = None
 
     async def send_forever(self) -> None:
         """Send what is in new/ once, then look for news as long as the client waits for some."""
@@ -58,9 +59,16 @@ class News:
         self._newest_at = time.monotonic()
 
     async def catch_up(self) -> None:
-        """Send all that is in new/ now."""
+        """Send all that is in new/ now.
+
+        Raises:
+            OSError: a message could not be read.
+        """
+        self._unread = None
         await self._look()
         await self.finish()
+        if self._unread is not None:
+            raise self._unread
 
     async def finish(self) -> None:
         """Wait until the large messages have been sent that are under way."""
@@ -105,8 +113,11 @@ class News:
                 await self._send(header, await in_thread(read, path, start, size))
             else:
                 self._begin(self._send_pieces(header, _pieces(path, start)))
-        except OSError:  # acknowledged between the look and now; or to be tried again
+        except FileNotFoundError:  # acknowledged between the look and now
             self._sent.discard(name)
+        except OSError as error:  # to be tried again
+            self._sent.discard(name)
+            self._unread = error
         except ValueError as error:  # nobody's message: left for a person to look at
             print(error, file=sys.stderr)
 
