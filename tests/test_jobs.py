@@ -42,7 +42,7 @@ from slurm_futures.errors import (
 )
 from slurm_futures.futures import JobFuture
 from slurm_futures.remote.states import JobState
-from slurm_futures.resources import Resources
+from slurm_futures.resources import Resources, merge
 
 SETTLED = 150.0
 
