@@ -14,7 +14,7 @@ from importlib.machinery import all_suffixes
 from slurm_futures import imports
 from slurm_futures.errors import ConfigError
 from slurm_futures.filetree import File, Piece
-from slurm_futures.modules import Module, find, is_users
+from slurm_futures.modules import Module, find, is_users, with_parents
 
 _UNREADABLE = (OSError, SyntaxError, ValueError, RecursionError, MemoryError)
 """What keeps a file's imports from being known: it travels all the same."""
@@ -124,9 +124,8 @@ class Closure:
         module = self._find(name)
         if module is None or not (module.file or module.folders):
             raise ConfigError(f'there is no module {name!r} here that could be shipped')
-        parts = name.split('.')
-        above = ['.'.join(parts[: end + 1]) for end in range(len(parts))]
-        regular = next((m for m in map(self._find, above) if m and m.file), None)
+        above = map(self._find, with_parents(name))
+        regular = next((m for m in above if m and m.file), None)
         if regular is not None:
             self._take(regular)
         else:

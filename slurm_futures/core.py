@@ -15,7 +15,7 @@ import weakref
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, wait
 from types import CodeType
-from typing import Any, TypeVar
+from typing import Any
 
 from slurm_futures import futures
 from slurm_futures.dispatcher import Dispatcher, Plan
@@ -28,8 +28,6 @@ LOGGER = logging.getLogger('slurm_futures')
 
 LEAVE_PATIENCE = 5.0
 """Seconds that Ctrl-C at interpreter exit waits for the polling thread."""
-
-R = TypeVar('R')
 
 
 class Scope:

@@ -96,7 +96,6 @@ class Dispatcher:
         self._unlaunched: list[CallSet | ScriptJob] = []
         self._detached = False
         self.hello: Mapping[str, Any] | None = None
-        self.error: BaseException | None = None
 
     # ---- what users ask for
 

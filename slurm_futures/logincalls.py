@@ -83,7 +83,6 @@ class LoginCalls:
 
     def submit(self, entry: Entry, header: Mapping[str, Any], body: bytes) -> None:
         """Send a call now or as soon as there is room; commands never wait."""
-        self._ledger.add(entry)
         if header['do_kind'] == 'command':
             self._send(_Flight(entry, 0, windowed=False), header, body)
         else:

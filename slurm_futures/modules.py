@@ -64,6 +64,12 @@ def find(name: str) -> Module | None:
     return _find_below(name, parent.folders) if parent else None
 
 
+def with_parents(name: str) -> list[str]:
+    """Return the names of the packages that a module is in, outermost first, and its own."""
+    parts = name.split('.')
+    return ['.'.join(parts[: end + 1]) for end in range(len(parts))]
+
+
 def namespace(module: object) -> Mapping[str, Any]:
     """Return a module's variables without asking it: some import more when they are asked."""
     try:

@@ -14,7 +14,7 @@ from types import CodeType, MappingProxyType
 from slurm_futures import imports
 from slurm_futures.closure import Closure, Sources
 from slurm_futures.filetree import File, list_files
-from slurm_futures.modules import Module, loaded_users_modules, namespace
+from slurm_futures.modules import Module, loaded_users_modules, namespace, with_parents
 from slurm_futures.remote.library import digest
 
 LOGGER = logging.getLogger('slurm_futures')
@@ -118,7 +118,7 @@ class Snapshots:
         for wish in self._wishes:
             closure.wish(wish)
         by_value = set(self._by_value())
-        closure.add_loaded(m for m in modules if by_value.isdisjoint(_with_parents(m.name)))
+        closure.add_loaded(m for m in modules if by_value.isdisjoint(with_parents(m.name)))
         closure.add(names)
         return closure
 
@@ -152,11 +152,6 @@ class Snapshots:
                 CHURN,
                 changed[0],
             )
-
-
-def _with_parents(name: str) -> list[str]:
-    parts = name.split('.')
-    return ['.'.join(parts[: end + 1]) for end in range(len(parts))]
 
 
 class _Loaded:

@@ -19,7 +19,7 @@ import pwd
 import signal
 import socket
 import time
-from typing import Any, Dict, List, Set
+from typing import Any, Dict, List, Optional, Set
 
 from .localjob import Ended, Run
 from .localjobs import KILL_WAIT, MIN_JOB_AGE, VERSION, Jobs, Key, Record
@@ -327,7 +327,7 @@ def _no(words: str, kind: str = REFUSED) -> Reply:
 _REASONS = {'TIMEOUT': 'TimeLimit'}
 
 
-def _ended(code: int | None, number: int) -> Ended:
+def _ended(code: Optional[int], number: int) -> Ended:
     """Return how a script ended that nobody has told to."""
     if code == 0:
         return Ended('COMPLETED', 0)

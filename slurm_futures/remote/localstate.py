@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-from typing import Any, Dict, Iterable, List
+from typing import Iterable, List
 
-Record = Dict[str, Any]
+from .localjobs import Record
 
 LARGE = 1024 * 1024
 """Bytes below which the file is not worth being written anew."""
